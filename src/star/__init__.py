@@ -1,0 +1,1 @@
+"""STAR: synthesis of tailored architectures."""

@@ -1,0 +1,162 @@
+"""Option pools: the tables of LIV classes that a backbone may use (paper A.6)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from star.errors import StarError
+from star.genome.meaning import refusals
+from star.genome.structure import GROUP_NAMES, FeatureGroup, FeaturizerGenome, OperatorGenome, TokenMixing
+
+
+@dataclass(frozen=True)
+class LivClass:
+    """One row of an option pool.
+
+    `strategies[s - 1]` names the feature groups that feature-group sharing with strategy `s` takes from the source;
+    the first strategy is always "nothing". A `differential` class applies two LIVs of this description in parallel and
+    outputs their difference. `window` is the band or block length, in tokens, where the operator genome has one.
+    """
+
+    id: int
+    name: str
+    operator: OperatorGenome
+    featurizer: FeaturizerGenome
+    strategies: tuple[tuple[str, ...], ...] = ((),)
+    differential: bool = False
+    window: int = 64
+
+    def __post_init__(self) -> None:
+        if self.id < 1 or self.window < 1:
+            raise StarError(f"LIV class {self.name!r} has id {self.id} and window {self.window}; both start at 1.")
+        if reasons := refusals(self.operator, self.featurizer):
+            raise StarError(f"LIV class {self.name!r} (operator {self.operator}) has no meaning: {'; '.join(reasons)}.")
+        unknown = {name for strategy in self.strategies for name in strategy} - set(self.group_names)
+        if not self.strategies or self.strategies[0] or unknown or len(set(self.strategies)) < len(self.strategies):
+            raise StarError(
+                f"LIV class {self.name!r} has sharing strategies {self.strategies}; allowed: different subsets of "
+                f"{', '.join(self.group_names)}, the first of them empty."
+            )
+        from_input = {name for name, group in self.groups.items() if group.from_input}
+        if len(from_input) < len(self.groups) and any(from_input <= set(strategy) for strategy in self.strategies):
+            raise StarError(
+                f"LIV class {self.name!r} has a sharing strategy that takes every feature group but the kernel; "
+                f"leave one of {', '.join(sorted(from_input))} to the LIV itself."
+            )
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names of the feature groups, in the featurizer genome's order."""
+        return GROUP_NAMES[self.operator.token_mixing]
+
+    @property
+    def groups(self) -> dict[str, FeatureGroup]:
+        """The featurizer genome by group name."""
+        return dict(zip(self.group_names, self.featurizer, strict=True))
+
+    @property
+    def memoryless(self) -> bool:
+        """True where no token sees another one."""
+        return self.operator.token_mixing is TokenMixing.DIAGONAL
+
+    @property
+    def description(self) -> str:
+        """Everything that fixes the network of one such LIV, as text, for hashing."""
+        difference = "difference " if self.differential else ""
+        strategies = " ".join("+".join(strategy) or "-" for strategy in self.strategies)
+        return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies} {self.window}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the inverse of `from_dict`."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "operator": str(self.operator),
+            "featurizer": str(self.featurizer),
+            "strategies": [list(strategy) for strategy in self.strategies],
+            "differential": self.differential,
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LivClass:
+        """Read what `to_dict` wrote, or a row of a recipe."""
+        try:
+            return cls(
+                id=int(data["id"]),
+                name=str(data["name"]),
+                operator=OperatorGenome.parse(str(data["operator"])),
+                featurizer=FeaturizerGenome.parse(str(data["featurizer"])),
+                strategies=tuple(tuple(strategy) for strategy in data.get("strategies", [[]])),
+                differential=bool(data.get("differential", False)),
+                window=int(data.get("window", 64)),
+            )
+        except KeyError as missing:
+            raise StarError(f"a LIV class needs id, name, operator and featurizer; {missing} is missing.") from None
+
+
+@dataclass(frozen=True)
+class OptionPool:
+    """LIV classes by id. Pools are data: a search draws from one, a checkpoint carries its own."""
+
+    name: str
+    rows: tuple[LivClass, ...]
+    _by_id: dict[int, LivClass] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        by_id = {row.id: row for row in self.rows}
+        if not by_id or len(by_id) < len(self.rows):
+            raise StarError(f"pool {self.name!r} needs at least one LIV class, and each id once.")
+        object.__setattr__(self, "_by_id", by_id)
+
+    @classmethod
+    def paper(cls) -> OptionPool:
+        """The 17 classes of paper A.6.1 and A.6.2."""
+        from star.genome.paper import PAPER_CLASSES
+
+        return cls("paper", PAPER_CLASSES)
+
+    @property
+    def classes(self) -> dict[int, LivClass]:
+        """LIV classes by id."""
+        return dict(self._by_id)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All class ids, ascending."""
+        return tuple(sorted(self._by_id))
+
+    def __contains__(self, liv: object) -> bool:
+        return liv in self._by_id
+
+    def __getitem__(self, liv: int) -> LivClass:
+        try:
+            return self._by_id[liv]
+        except KeyError:
+            raise StarError(f"LIV class {liv} is not in pool {self.name!r}; it has {_ranges(self.ids)}.") from None
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything in the pool but names."""
+        return hashlib.sha256("\n".join(self[liv].description for liv in self.ids).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the inverse of `from_dict`."""
+        return {"name": self.name, "classes": [row.to_dict() for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> OptionPool:
+        """Read what `to_dict` wrote."""
+        return cls(str(data["name"]), tuple(LivClass.from_dict(row) for row in data["classes"]))
+
+
+def _ranges(ids: tuple[int, ...]) -> str:
+    runs: list[list[int]] = []
+    for value in ids:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

@@ -1,0 +1,71 @@
+"""A backbone: LIVs in pre-norm residuals, connected as its genome says (paper 2, 3.1)."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from star.backbone.state import State
+from star.errors import StarError
+from star.genome import BackboneGenome, OptionPool, require_valid, wiring
+from star.liv import LIV, Call, Sharing
+
+NORM_EPSILON = 1e-5
+
+
+class Backbone(nn.Module):
+    """y^m = T(norm(y^{m-1})) norm(y^{m-1}) + y^{m-1} for each LIV in turn. [B, ℓ, d] → [B, ℓ, d].
+
+    Raises `StarError` for a genome that is invalid over the pool, or a width that its LIVs cannot have.
+    """
+
+    def __init__(self, genome: BackboneGenome, pool: OptionPool, *, width: int, length: int = 4096) -> None:
+        super().__init__()
+        require_valid(genome, pool)
+        if width < 8 or width % 8:
+            raise StarError(f"width {width} is no positive multiple of 8; use 64, 128, 256 and so on.")
+        if length < 1:
+            raise StarError(f"length {length} is not positive; give the number of tokens that sequences have.")
+        self.genome, self.pool, self.width, self.length = genome, pool, width, length
+        wires = wiring(genome, pool)
+        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=NORM_EPSILON) for _ in genome)
+        livs: list[LIV] = []
+        for index, segment in enumerate(genome):
+            row = pool[segment.liv]
+            modules = tuple(
+                {
+                    name: livs[owner].operators[branch].featurizer.groups[name]
+                    for name, owner in wires.owners[index].items()
+                    if owner != index
+                }
+                for branch in range(2 if row.differential else 1)
+            )
+            given = frozenset(name for taken in wires.taken for name, source in taken.items() if source == index)
+            livs.append(LIV(row, width, length, Sharing(index, wires.taken[index], given, modules)))
+            livs[-1].scale_output(1 / sqrt(genome.depth))
+        self.livs = nn.ModuleList(livs)
+
+    def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
+        """An empty decoding state; dtype defaults to the weights', recurrent states are float32 or better."""
+        weight = self.norms[0].weight
+        slots = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
+        return State.allocate(slots, batch_size, max_length, dtype or weight.dtype, weight.device)
+
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
+        """x: [B, ℓ, d]; mask: [B, ℓ] bool, False at padding. A state is advanced by ℓ tokens."""
+        length = x.shape[1]
+        if state is not None:
+            call = Call(state.position, state.reserve(length, mask))
+        else:
+            call = Call(0, None if mask is None or bool(mask.all()) else mask)
+        real = None if call.valid is None else call.valid[:, call.position :, None]
+        for index, (norm, liv) in enumerate(zip(self.norms, self.livs, strict=True)):
+            inputs = norm(x)
+            if real is not None:
+                inputs = inputs * real  # without biases, padding then leaves every state empty
+            x = x + liv(inputs, call, None if state is None else state.livs[index])
+        if state is not None:
+            state.position += length
+        return x

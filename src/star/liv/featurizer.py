@@ -1,0 +1,277 @@
+"""The featurizer: from x to the feature groups that define T (paper 2; A.6.3)."""
+
+from __future__ import annotations
+
+from math import gcd, log, pi, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from star.genome import ChannelMixing, FeatureGroup, LivClass, Nonlinearity, Parametrization, TokenMixing
+from star.liv.kernels.convolution import short_convolution
+from star.liv.sizes import SHORT_TAPS, group_channels, head_size, mixing_heads, step_rank
+from star.liv.state import OperatorState, Slot, slide
+
+STEP_RANGE = (1e-3, 0.1)  # Δ at initialisation is log-uniform in this range (Gu & Dao 2023)
+
+
+def activate(x: Tensor, nonlinearity: Nonlinearity) -> Tensor:
+    """The elementwise nonlinearities of the genome."""
+    match nonlinearity:
+        case Nonlinearity.RELU:
+            return functional.relu(x)
+        case Nonlinearity.SWISH:
+            return functional.silu(x)
+        case _:
+            return x
+
+
+def undecayed(parameter: nn.Parameter) -> nn.Parameter:
+    """Mark a decay, step-size or scale parameter: weight decay would pull it to a meaningless zero."""
+    parameter.no_weight_decay = True  # type: ignore[attr-defined]
+    return parameter
+
+
+class Dense(nn.Module):
+    """y = W x. weight: [out, in], normal with variance 1/(3 in) as torch's own linear layer has it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=1 / sqrt(3 * self.weight.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+
+class Grouped(nn.Module):
+    """Block-diagonal y = W x, as many equal blocks as divide both sides, up to `blocks`. weight: [G, in/G, out/G]."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        blocks = gcd(gcd(inputs, outputs), blocks)
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=1 / sqrt(3 * self.weight.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # B L (G i), G i o -> B L (G o)
+        return torch.einsum("blgi,gio->blgo", x.unflatten(-1, (self.weight.shape[0], -1)), self.weight).flatten(-2)
+
+
+class Diagonal(nn.Module):
+    """y = w ⊙ x, or the sum of `inputs / outputs` scaled blocks of x. weight: [inputs]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.weight = nn.Parameter(torch.empty(inputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, sqrt(self.outputs / self.weight.shape[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).unflatten(-1, (-1, self.outputs)).sum(-2)
+
+
+def channel_map(mixing: ChannelMixing, inputs: int, outputs: int, blocks: int) -> nn.Module:
+    """The linear map with a channel-mixing structure."""
+    match mixing:
+        case ChannelMixing.DENSE:
+            return Dense(inputs, outputs)
+        case ChannelMixing.GROUPED:
+            return Grouped(inputs, outputs, blocks)
+        case ChannelMixing.DIAGONAL:
+            return Diagonal(inputs, outputs)
+
+
+class StepSize(nn.Module):
+    """Raw Δ: a low-rank map (direct where few are needed) plus a bias whose softplus is log-uniform in `STEP_RANGE`."""
+
+    def __init__(self, width: int, outputs: int, mixing: ChannelMixing, blocks: int) -> None:
+        super().__init__()
+        rank = step_rank(width)
+        self.reduce = Dense(width, rank) if mixing is ChannelMixing.DENSE and outputs > rank else None
+        self.expand = Dense(rank, outputs) if self.reduce is not None else channel_map(mixing, width, outputs, blocks)
+        self.bias = undecayed(nn.Parameter(torch.empty(outputs)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        low, high = (log(bound) for bound in STEP_RANGE)
+        with torch.no_grad():
+            step = torch.exp(torch.rand_like(self.bias) * (high - low) + low)
+            self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse softplus
+            if self.reduce is not None:
+                bound = self.reduce.weight.shape[0] ** -0.5
+                nn.init.uniform_(self.expand.weight, -bound, bound)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduced = x if self.reduce is None else self.reduce(x)
+        return self.expand(reduced) + self.bias
+
+
+class ProjectedGroup(nn.Module):
+    """A feature group computed from the input: channel mixing, short depthwise convolution, nonlinearity.
+
+    [B, ℓ, inputs] → [B, ℓ, outputs]. With diagonal channel mixing and a convolution the convolution's taps are the
+    channel weights, so there is no other parameter. `convolve` is False for a group that reads a convolved group.
+    """
+
+    def __init__(self, group: FeatureGroup, inputs: int, outputs: int, blocks: int, *, convolve: bool) -> None:
+        super().__init__()
+        self.nonlinearity = group.nonlinearity
+        self.outputs = outputs
+        depthwise = convolve and group.channel_mixing is ChannelMixing.DIAGONAL
+        self.project = None if depthwise else channel_map(group.channel_mixing, inputs, outputs, blocks)
+        self.taps = nn.Parameter(torch.empty(outputs, SHORT_TAPS)) if convolve else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.taps is not None:
+            bound = SHORT_TAPS**-0.5
+            nn.init.uniform_(self.taps, -bound, bound)
+
+    def slots(self) -> list[Slot]:
+        return [] if self.taps is None else [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
+
+    def forward(self, x: Tensor, state: OperatorState | None, name: str) -> Tensor:
+        if self.project is not None:
+            x = self.project(x)
+        if self.taps is not None:
+            x = short_convolution(x, self.taps, None if state is None else slide(state, name, x))
+        return activate(x, self.nonlinearity)
+
+
+class ExplicitKernel(nn.Module):
+    """A convolution kernel given by its taps: [channels, 3]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.taps = nn.Parameter(torch.empty(channels, SHORT_TAPS))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = SHORT_TAPS**-0.5
+        nn.init.uniform_(self.taps, -bound, bound)
+
+    def forward(self, length: int) -> Tensor:
+        """The kernel [channels, 3], last tap on the present token; `length` plays no role."""
+        return self.taps
+
+
+class ImplicitKernel(nn.Module):
+    """A long kernel as a function of the lag t (Poli et al. 2023): a small network with sine activations over
+    t / `length`, times an exponential window of its own rate for each channel, plus a weight on the present token.
+
+    `length` (tokens), saved with the weights, sets the time scale; the kernel is defined for any lag, also beyond it.
+    """
+
+    FEATURES, ORDER, FAST, SLOW, TARGET = 5, 16, 0.3, 1.5, 1e-2
+
+    length: Tensor
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.register_buffer("length", torch.tensor(float(length), dtype=torch.float64))
+        self.first = nn.Linear(self.FEATURES, self.ORDER)
+        self.second = nn.Linear(self.ORDER, self.ORDER)
+        self.third = nn.Linear(self.ORDER, self.ORDER)
+        self.frequency = undecayed(nn.Parameter(torch.empty(self.ORDER)))
+        self.last = nn.Parameter(torch.empty(channels, self.ORDER))
+        self.present = undecayed(nn.Parameter(torch.empty(channels)))
+        rates = torch.linspace(log(1 / self.TARGET) / self.SLOW, log(1 / self.TARGET) / self.FAST, channels)
+        self.register_buffer("rates", rates, persistent=False)
+        self.scale = sqrt(16 / max(length, 16))  # keeps the energy of a fresh kernel the same at any length
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for layer in (self.first, self.second, self.third):
+            layer.reset_parameters()
+        nn.init.ones_(self.frequency)
+        nn.init.normal_(self.last, std=self.scale / sqrt(self.ORDER))
+        nn.init.ones_(self.present)
+
+    def forward(self, length: int) -> Tensor:
+        """The kernel for lags 0 … length - 1: [channels, length], in float32 or better."""
+        dtype = torch.promote_types(self.last.dtype, torch.float32)
+        with torch.autocast(self.last.device.type, enabled=False):
+            time = (torch.arange(length, device=self.last.device, dtype=torch.float64) / self.length).to(dtype)
+            angle = 2 * pi * time
+            bands = [torch.cos(angle), torch.sin(angle), torch.cos(2 * angle), torch.sin(2 * angle)]
+            hidden = torch.stack([time, *bands], dim=-1)
+            for layer in (self.first, self.second, self.third):
+                hidden = functional.linear(hidden, layer.weight.to(dtype), layer.bias.to(dtype))
+                hidden = torch.sin(self.frequency.to(dtype) * hidden)
+            window = torch.exp(-self.rates.to(dtype)[:, None] * time)
+            kernel = (self.last.to(dtype) @ hidden.t()) * window
+            return torch.cat([kernel[:, :1] + self.present.to(dtype)[:, None], kernel[:, 1:]], dim=1)
+
+
+class Featurizer(nn.Module):
+    """The feature groups that one LIV computes itself, by name; weights may be another LIV's modules.
+
+    In a semi-separable LIV the groups Δ, B and C with Toeplitz token mixing read the convolved group v (as Mamba does);
+    with diagonal token mixing they read x.
+    """
+
+    def __init__(self, row: LivClass, width: int, length: int, computed: dict[str, nn.Module | None]) -> None:
+        """`computed` names the groups to compute; a module given there is shared, None is built here."""
+        super().__init__()
+        self.reads_v = {
+            name
+            for name in computed
+            if row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE
+            and name in ("delta", "B", "C")
+            and row.groups[name].token_mixing is TokenMixing.SCALED_TOEPLITZ
+        }
+        self.groups = nn.ModuleDict(
+            {
+                name: module or _build(row, name, width, length, convolves=name not in self.reads_v)
+                for name, module in computed.items()
+            }
+        )
+        self.kernels = {name for name in computed if not row.groups[name].from_input}
+
+    def slots(self) -> list[Slot]:
+        """The tails of the short convolutions, as ``NAME.tail``."""
+        return [
+            Slot(f"{name}.tail", slot.shape)
+            for name, group in self.groups.items()
+            if isinstance(group, ProjectedGroup)
+            for slot in group.slots()
+        ]
+
+    def forward(self, x: Tensor, state: OperatorState | None) -> dict[str, Tensor]:
+        """All groups from the input; kernels are left to the mixer, which knows the length it needs."""
+        features: dict[str, Tensor] = {}
+        for name, group in self.groups.items():
+            if name in self.kernels:
+                continue
+            source = features["v"] if name in self.reads_v else x
+            features[name] = group(source) if isinstance(group, StepSize) else group(source, state, f"{name}.tail")
+        return features
+
+    def kernel(self, length: int) -> Tensor:
+        """The kernel K of a Toeplitz operator for `length` lags."""
+        return self.groups["K"](length)
+
+
+def _build(row: LivClass, name: str, width: int, length: int, *, convolves: bool) -> nn.Module:
+    group = row.groups[name]
+    outputs = group_channels(row, name, width)
+    if group.parametrization is Parametrization.EXPLICIT:
+        return ExplicitKernel(outputs)
+    if group.parametrization is Parametrization.IMPLICIT:
+        return ImplicitKernel(outputs, length)
+    blocks = width // head_size(width) if group.channel_mixing is ChannelMixing.GROUPED else 1
+    if row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and name == "delta":
+        return StepSize(width, mixing_heads(row, width), group.channel_mixing, blocks)
+    convolve = convolves and group.token_mixing is TokenMixing.SCALED_TOEPLITZ
+    return ProjectedGroup(group, width, outputs, blocks, convolve=convolve)

@@ -1,0 +1,1 @@
+"""The numerical core of the LIVs: pure functions over tensors."""

@@ -1,0 +1,32 @@
+"""Rotary position embedding (Su et al. 2024) as a complex multiplication."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BASE = 10_000.0
+
+
+@lru_cache(maxsize=64)
+def _phases(length: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    frequency = BASE ** (-torch.arange(0, size, 2, dtype=torch.float64, device=device) / size)
+    angle = torch.outer(torch.arange(length, dtype=torch.float64, device=device), frequency)
+    return torch.polar(torch.ones_like(angle), angle).to(dtype)
+
+
+def rotate(x: Tensor, position: int) -> Tensor:
+    """Rotate pairs (2i, 2i+1) of x: [B, ℓ, H, size] whose first token stands at `position`; size even.
+
+    Phases are built in float64 and applied in float32 (float64 for float64 input); returns x's dtype.
+    """
+    length, size = x.shape[1], x.shape[3]
+    real = torch.promote_types(x.dtype, torch.float32)
+    table = 1 << max(position + length - 1, 1).bit_length()  # few distinct tables, however a context grows
+    with torch.inference_mode(False):
+        phases = _phases(table, size, x.device, torch.complex128 if real is torch.float64 else torch.complex64)
+    pairs = torch.view_as_complex(x.to(real).unflatten(-1, (-1, 2)))
+    turned = pairs * phases[position : position + length].unsqueeze(1)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)

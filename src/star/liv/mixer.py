@@ -1,0 +1,54 @@
+"""What every token mixer has in common, and the memoryless one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from star.genome import LivClass
+from star.liv.featurizer import Featurizer, activate
+from star.liv.sizes import hidden_size
+from star.liv.state import Call, OperatorState, Slot
+
+Features = dict[str, Tensor]
+
+
+class Mixer(Protocol):
+    """Applies T to the content of a LIV, given the feature groups that define T."""
+
+    channels: int  # of the output
+
+    def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
+        """State for one sequence; what belongs to `taken` groups is kept by the LIV that they come from."""
+        ...
+
+    def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
+        """Own groups in the form that this mixer, and every LIV that takes one of them, works with."""
+        ...
+
+    def __call__(
+        self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
+    ) -> Tensor:
+        """x: [B, ℓ, d] and all groups → [B, ℓ, channels]; advances the state."""
+        ...
+
+
+class DiagonalMixer(nn.Module):
+    """T_ii = σ(gate_i), T_ij = 0 elsewhere: y = σ(gate) ⊙ up. With swish: SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, row: LivClass, width: int) -> None:
+        super().__init__()
+        self.nonlinearity = row.operator.nonlinearity
+        self.channels = hidden_size(row, width)
+
+    def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
+        return []
+
+    def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
+        return features
+
+    def forward(
+        self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
+    ) -> Tensor:
+        return activate(features["gate"], self.nonlinearity) * features["up"]

@@ -1,0 +1,105 @@
+"""A LIV compiled from its genomes: featurizer, token mixer, output map; and the difference of two (A.6.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from star.genome import ChannelMixing, LivClass, TokenMixing
+from star.liv.featurizer import Featurizer, channel_map
+from star.liv.low_rank import LowRankMixer
+from star.liv.mixer import DiagonalMixer, Mixer
+from star.liv.semi_separable import SemiSeparableMixer
+from star.liv.sizes import head_size
+from star.liv.state import Call, OperatorState, Slot
+from star.liv.toeplitz import ToeplitzMixer
+
+MIXERS: dict[TokenMixing, Callable[[LivClass, int], nn.Module]] = {
+    TokenMixing.DIAGONAL: DiagonalMixer,
+    TokenMixing.LOW_RANK: LowRankMixer,
+    TokenMixing.SCALED_TOEPLITZ: ToeplitzMixer,
+    TokenMixing.SEMI_SEPARABLE: SemiSeparableMixer,
+}
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How one LIV of a backbone is connected: `taken` group → index of the LIV that it comes from; `given`: own groups
+    that later LIVs take; `modules[branch]` group → another LIV's weights."""
+
+    index: int = 0
+    taken: Mapping[str, int] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+    modules: tuple[Mapping[str, nn.Module], ...] = ({}, {})
+
+
+class Operator(nn.Module):
+    """y = W_o T(x) x for one operator genome; causal. [B, ℓ, d] → [B, ℓ, d]."""
+
+    def __init__(self, row: LivClass, width: int, length: int, sharing: Sharing, branch: int = 0) -> None:
+        super().__init__()
+        self.sharing, self.branch = sharing, branch
+        shared = sharing.modules[branch]
+        computed = {name: shared.get(name) for name in row.group_names if name not in sharing.taken}
+        self.featurizer = Featurizer(row, width, length, computed)
+        self.mixer = MIXERS[row.operator.token_mixing](row, width)
+        # The memoryless unit's channel mixing is its output map; the others end in a dense one (design of A.6.2).
+        mixing = row.operator.channel_mixing if row.memoryless else ChannelMixing.DENSE
+        blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
+        self.output = channel_map(mixing, self._mixer.channels, width, blocks)
+
+    @property
+    def _mixer(self) -> Mixer:
+        return self.mixer  # type: ignore[return-value]
+
+    def slots(self, max_length: int) -> list[Slot]:
+        """The state for one sequence of up to `max_length` tokens."""
+        return self.featurizer.slots() + self._mixer.slots(max_length, frozenset(self.sharing.taken))
+
+    def forward(self, x: Tensor, call: Call, state: OperatorState | None) -> Tensor:
+        features = self._mixer.prepare(self.featurizer(x, state), call, state)
+        for name in self.sharing.given:
+            if name in features:
+                call.published[self.sharing.index, self.branch, name] = features[name]
+        for name, source in self.sharing.taken.items():
+            features[name] = call.published[source, self.branch, name]
+        return self.output(self._mixer(x, features, self.featurizer, call, state))
+
+
+class LIV(nn.Module):
+    """One LIV: an `Operator`, or for a differential class the difference of two, T₁ - T₂, with the same sharing."""
+
+    def __init__(self, row: LivClass, width: int, length: int = 4096, sharing: Sharing | None = None) -> None:
+        """`length` (tokens) sets the time scale of implicit kernels. Raises `StarError` where width does not fit."""
+        super().__init__()
+        self.row, self.width = row, width
+        sharing = sharing or Sharing()
+        branches = 2 if row.differential else 1
+        self.branches = nn.ModuleList(Operator(row, width, length, sharing, branch) for branch in range(branches))
+
+    @property
+    def operators(self) -> list[Operator]:
+        """The branches: one, or two."""
+        return list(self.branches)  # type: ignore[arg-type]
+
+    def scale_output(self, factor: float) -> None:
+        """Multiply the fresh output maps, so that a deep residual stream keeps its variance."""
+        with torch.no_grad():
+            for operator in self.operators:
+                operator.output.weight.mul_(factor)  # type: ignore[operator, union-attr]
+
+    def slots(self, max_length: int) -> list[list[Slot]]:
+        """The state for one sequence, branch by branch."""
+        return [operator.slots(max_length) for operator in self.operators]
+
+    def forward(self, x: Tensor, call: Call | None = None, state: list[OperatorState] | None = None) -> Tensor:
+        """x: [B, ℓ, d] → [B, ℓ, d]; a state is advanced by ℓ tokens."""
+        call = call or Call()
+        first, *second = (
+            operator(x, call, None if state is None else state[branch])
+            for branch, operator in enumerate(self.operators)
+        )
+        return first - second[0] if second else first

@@ -1,0 +1,63 @@
+"""Sequentially semi-separable token mixing: input-varying linear recurrences (A.6.2, classes Rec-1 and Rec-2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from star.genome import LivClass, Sparsity
+from star.liv.featurizer import Featurizer, undecayed
+from star.liv.kernels.scan import selective_scan
+from star.liv.mixer import Features
+from star.liv.sizes import mixing_heads
+from star.liv.state import Call, OperatorState, Slot, replace
+
+
+class SemiSeparableMixer(nn.Module):
+    """T_ij = C_i (Π_{i ≥ s > j} exp(Δ_s A)) Δ_j B_j + D δ_ij, applied to v, then gated by z: Mamba (Gu & Dao 2023).
+
+    A = -exp(A_log) with A_log = log 1 … N for each channel, or each head where channels are grouped; D starts at 1.
+    """
+
+    def __init__(self, row: LivClass, width: int) -> None:
+        super().__init__()
+        self.channels = width
+        self.state_size = row.groups["B"].expansion
+        self.heads = mixing_heads(row, width)
+        self.window = row.window if row.operator.sparsity is Sparsity.BLOCK_DIAGONAL else None
+        self.A_log = undecayed(nn.Parameter(torch.empty(self.heads, self.state_size)))
+        self.D = undecayed(nn.Parameter(torch.empty(width)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            ramp = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.A_log.device)
+            self.A_log.copy_(ramp.log().expand_as(self.A_log))
+            self.D.fill_(1.0)
+
+    def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
+        return [Slot("h", (self.state_size, self.channels), accumulated=True)]
+
+    def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
+        return features
+
+    def forward(
+        self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
+    ) -> Tensor:
+        v = features["v"]
+        real = torch.promote_types(v.dtype, torch.float32)
+        delta = functional.softplus(features["delta"].to(real))
+        decay = -torch.exp(self.A_log.to(real))
+        if self.heads < self.channels:
+            repeats = self.channels // self.heads
+            delta, decay = delta.repeat_interleave(repeats, dim=-1), decay.repeat_interleave(repeats, dim=0)
+        h = v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=real) if state is None else state["h"]
+        keep = None
+        if self.window is not None:
+            positions = torch.arange(call.position, call.position + v.shape[1], device=v.device)
+            keep = positions % self.window != 0
+        y, h = selective_scan(v, delta, decay, features["B"], features["C"], h, keep)
+        if state is not None:
+            replace(state, "h", h)
+        return (y + self.D * v).to(v.dtype) * features["z"]

@@ -1,0 +1,79 @@
+"""How many heads and channels a LIV class has at a width: the one place that turns genomes into sizes."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from star.errors import StarError
+from star.genome import ChannelMixing, LivClass, TokenMixing
+
+HEAD_SIZE = 64
+HIDDEN_MULTIPLE = 64
+SHORT_TAPS = 3  # length of explicit convolutions (A.6.2)
+
+
+def head_size(width: int, repeat: int = 1) -> int:
+    """The largest of 64, 32, 16, … that gives at least two heads, and whole groups of `repeat` heads.
+
+    Raises `StarError` where no head size fits.
+    """
+    size = HEAD_SIZE
+    while size >= 2:
+        heads = width // size
+        if width % size == 0 and heads >= 2 and heads % repeat == 0:
+            return size
+        size //= 2
+    raise StarError(
+        f"width {width} cannot be split into heads for groups repeated {repeat} times; "
+        f"use a multiple of {4 * repeat}, better of {64 * repeat}."
+    )
+
+
+def mixing_heads(row: LivClass, width: int) -> int:
+    """How many different token-mixing matrices T has: one for each channel (diagonal channel mixing), one for each
+    head (grouped), or one (dense)."""
+    match row.operator.channel_mixing:
+        case ChannelMixing.DIAGONAL:
+            return width
+        case ChannelMixing.GROUPED:
+            repeat = row.groups["k"].repeat if row.operator.token_mixing is TokenMixing.LOW_RANK else 1
+            return width // head_size(width, repeat)
+        case ChannelMixing.DENSE:
+            return 1
+
+
+def hidden_size(row: LivClass, width: int) -> int:
+    """Channels of gate and up. With the usual expansion of 4: ⌈8d/3⌉ rounded up to a multiple of 64, two thirds of
+    4d so that a gated unit weighs as much as a plain one (Shazeer 2020); exactly expansion · d where channels stay
+    apart."""
+    expansion = row.groups["up"].expansion
+    if row.operator.channel_mixing is ChannelMixing.DIAGONAL:
+        return expansion * width
+    return ceil(ceil(2 * expansion * width / 3) / HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE
+
+
+def group_channels(row: LivClass, name: str, width: int) -> int:
+    """Channels of a feature group as it is computed, before repetition."""
+    group = row.groups[name]
+    match row.operator.token_mixing:
+        case TokenMixing.DIAGONAL:
+            return hidden_size(row, width)
+        case TokenMixing.LOW_RANK:
+            heads = mixing_heads(row, width)
+            if heads % group.repeat:
+                raise StarError(
+                    f"LIV class {row.name!r} repeats {name} {group.repeat} times, but has {heads} heads at width {width}; "
+                    f"use a repeat that divides the heads."
+                )
+            return width // group.repeat
+        case TokenMixing.SCALED_TOEPLITZ:
+            return mixing_heads(row, width) if name == "K" else width
+        case TokenMixing.SEMI_SEPARABLE:
+            if name in ("B", "C"):
+                return group.expansion
+            return mixing_heads(row, width) if name == "delta" else width
+
+
+def step_rank(width: int) -> int:
+    """Rank of the projection to Δ: ⌈d/16⌉ (Gu & Dao 2023)."""
+    return ceil(width / 16)

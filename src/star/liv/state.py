@@ -1,0 +1,93 @@
+"""Decoding states: what a LIV keeps of the past, allocated once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+#: The state of one operator: slot name → tensor [batch, *slot.shape].
+OperatorState = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of a state: its shape for one sequence, and whether it is accumulated over time.
+
+    Accumulated slots (recurrent states) are kept in float32 or better whatever the model's dtype is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    accumulated: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of elements for one sequence."""
+        return prod(self.shape)
+
+    def allocate(self, batch_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Zeros: the empty past."""
+        if self.accumulated:
+            dtype = torch.promote_types(dtype, torch.float32)
+        return torch.zeros((batch_size, *self.shape), dtype=dtype, device=device)
+
+
+@dataclass
+class Call:
+    """What one forward pass of a backbone carries beside x.
+
+    position: tokens that the states have already seen. valid: [B, position + ℓ] bool, False at left padding, or None.
+    published: feature groups that later LIVs take, by (LIV, branch, name).
+    """
+
+    position: int = 0
+    valid: Tensor | None = None
+    published: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
+
+    def visible(self, length: int, device: torch.device) -> Tensor:
+        """Causal mask [1 or B, ℓ, position + ℓ]: True where query i may see key j. Padding queries see themselves, so
+        that no softmax row is empty."""
+        keys = torch.arange(self.position + length, device=device)
+        queries = keys[self.position :]
+        mask = (keys <= queries[:, None]).unsqueeze(0)
+        if self.valid is not None:
+            mask = mask & self.valid[:, None, :] | (keys == queries[:, None])
+        return mask
+
+    def counts(self, length: int, device: torch.device) -> Tensor:
+        """[1 or B, ℓ]: how many real tokens each position sees, at least 1."""
+        if self.valid is None:
+            return torch.arange(self.position + 1, self.position + length + 1, device=device).unsqueeze(0)
+        return self.valid.cumsum(1)[:, self.position :].clamp(min=1)
+
+
+def append(state: OperatorState, name: str, position: int, value: Tensor) -> Tensor:
+    """Write value [B, ℓ, …] behind the first `position` entries of a slot [B, T, …]; returns all entries so far."""
+    buffer, end = state[name], position + value.shape[1]
+    if torch.is_grad_enabled() and (value.requires_grad or buffer.requires_grad):
+        state[name] = torch.cat([buffer[:, :position], value.to(buffer.dtype), buffer[:, end:]], dim=1)
+    else:
+        buffer[:, position:end] = value
+    return state[name][:, :end]
+
+
+def replace(state: OperatorState, name: str, value: Tensor) -> None:
+    """Overwrite a whole slot."""
+    buffer = state[name]
+    if torch.is_grad_enabled() and (value.requires_grad or buffer.requires_grad):
+        state[name] = value.to(buffer.dtype)
+    else:
+        buffer.copy_(value)
+
+
+def slide(state: OperatorState, name: str, value: Tensor) -> Tensor:
+    """The last entries before value [B, ℓ, …], as many as the slot [B, n, …] holds; then let the slot hold those that
+    end with value."""
+    tail = state[name]
+    before = tail if torch.is_grad_enabled() else tail.clone()
+    count = tail.shape[1]
+    replace(state, name, torch.cat([before, value.to(before.dtype)], dim=1)[:, -count:])
+    return before

@@ -1,0 +1,103 @@
+"""Scaled Toeplitz token mixing: gated convolutions (A.6.2, classes GConv-1 and GConv-2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from star.genome import LivClass, Parametrization, Sparsity
+from star.liv.featurizer import Featurizer, activate
+from star.liv.kernels.convolution import long_convolution, short_convolution
+from star.liv.mixer import Features
+from star.liv.sizes import SHORT_TAPS, mixing_heads
+from star.liv.state import Call, OperatorState, Slot, append, slide
+
+
+class ToeplitzMixer(nn.Module):
+    """T_ij = C_i K_{i-j} B_j for j ≤ i, channel by channel: y = C ⊙ (K * (B ⊙ x)).
+
+    An explicit K has three taps; an implicit one is as long as the context (banded: the window) and is applied by FFT,
+    token by token as a dot product with the stored u = B ⊙ x.
+    """
+
+    def __init__(self, row: LivClass, width: int) -> None:
+        super().__init__()
+        self.channels = width
+        self.repeat = width // mixing_heads(row, width)
+        self.explicit = row.groups["K"].parametrization is Parametrization.EXPLICIT
+        self.nonlinearity = row.groups["K"].nonlinearity
+        self.sparsity = row.operator.sparsity
+        self.window = row.window
+
+    @property
+    def reach(self) -> int | None:
+        """How many tokens K spans, the present one included; None for all of the past."""
+        if self.explicit:
+            return SHORT_TAPS if self.sparsity is Sparsity.NONE else min(SHORT_TAPS, self.window)
+        return None if self.sparsity is Sparsity.NONE else self.window
+
+    def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
+        length = max_length if self.reach is None else min(self.reach - 1, max_length)
+        return [Slot("u", (length, self.channels))] if length else []
+
+    def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
+        return features
+
+    def forward(
+        self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
+    ) -> Tensor:
+        u = features["B"] * x
+        past = self._past(u, call, state)
+        if self.sparsity is Sparsity.BLOCK_DIAGONAL:
+            y = self._within_blocks(u, past, featurizer, call.position)
+        elif self.explicit:
+            taps = self._kernel(featurizer, SHORT_TAPS, state)[:, : self.reach].flip(1)
+            y = short_convolution(u, taps, past)
+        else:
+            y = self._long(u, past, featurizer, state)
+        return features["C"] * y
+
+    def _past(self, u: Tensor, call: Call, state: OperatorState | None) -> Tensor | None:
+        """The u before this chunk that K can reach, [B, n, d]; None at the start of a sequence without a state."""
+        if state is None or "u" not in state:
+            return None
+        if self.reach is None:
+            return append(state, "u", call.position, u)[:, : call.position]
+        return slide(state, "u", u)
+
+    def _kernel(self, featurizer: Featurizer, length: int, state: OperatorState | None) -> Tensor:
+        """K for lags 0 … length - 1, [d, length]. While decoding, K is made once for the length of the state."""
+        if state is None or self.explicit or torch.is_grad_enabled():
+            return self._fresh_kernel(featurizer, length)
+        if "kernel" not in state:
+            state["kernel"] = self._fresh_kernel(featurizer, max(length, state["u"].shape[1] + 1))
+        return state["kernel"][:, :length]
+
+    def _fresh_kernel(self, featurizer: Featurizer, length: int) -> Tensor:
+        kernel = activate(featurizer.kernel(length), self.nonlinearity)
+        return kernel if self.repeat == 1 else kernel.repeat_interleave(self.repeat, dim=0)
+
+    def _long(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, state: OperatorState | None) -> Tensor:
+        everything = u if past is None else torch.cat([past.to(u.dtype), u], dim=1)
+        length = everything.shape[1]
+        kernel = self._kernel(featurizer, length if self.reach is None else min(length, self.reach), state)
+        if u.shape[1] == 1:
+            seen = everything[:, length - kernel.shape[1] :]
+            return torch.einsum("bld,dl->bd", seen.to(kernel.dtype), kernel.flip(1)).unsqueeze(1).to(u.dtype)
+        return long_convolution(everything, kernel)[:, length - u.shape[1] :]
+
+    def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, position: int) -> Tensor:
+        """The convolution restarted every `window` tokens, counted from the start of the sequence."""
+        inside = position % self.window  # tokens of the running block that came before
+        if past is not None:
+            kept = past[:, max(0, past.shape[1] - inside) :].to(u.dtype)
+            inside = kept.shape[1]
+            u, position = torch.cat([kept, u], dim=1), position % self.window - inside
+        # A block can have begun before what K reaches: fill up to the block's start with zeros.
+        length = u.shape[1]
+        u = functional.pad(u, (0, 0, position, -(length + position) % self.window))
+        blocks = u.unflatten(1, (-1, self.window)).flatten(0, 1)
+        y = long_convolution(blocks, self._fresh_kernel(featurizer, self.window))
+        y = y.unflatten(0, (-1, u.shape[1] // self.window)).flatten(1, 2)
+        return y[:, position : position + length][:, inside:]

@@ -1,0 +1,78 @@
+"""Parameters and cache of an architecture, counted on the meta device: nothing is allocated, nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from star.backbone import Backbone
+from star.genome import BackboneGenome, OptionPool, wiring
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class LivCost:
+    """One LIV. `parameters` are those that no earlier LIV owns; `cache_bytes` what one sequence of the length takes."""
+
+    index: int
+    liv: int
+    name: str
+    sharing: str
+    parameters: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Totals without embeddings, as in the paper; the norms count."""
+
+    rows: tuple[LivCost, ...]
+    parameters: int
+    cache_bytes: int
+    width: int
+    length: int
+
+
+def analyse(
+    genome: BackboneGenome, pool: OptionPool, *, width: int, length: int, element_bytes: int = BF16_BYTES
+) -> Cost:
+    """Cost of `genome` at `width`, the cache for one sequence of `length` tokens with `element_bytes` an element (2:
+    bf16, the paper's figures). Raises `StarError` as `Backbone` does."""
+    with torch.device("meta"):
+        backbone = Backbone(genome, pool, width=width, length=length)
+    wires = wiring(genome, pool)
+    seen: set[int] = set()
+    rows = []
+    for index, (norm, liv) in enumerate(zip(backbone.norms, backbone.livs, strict=True)):
+        own = [p for module in (norm, liv) for p in module.parameters() if id(p) not in seen]
+        seen.update(map(id, own))
+        elements = sum(slot.elements for branch in liv.slots(length) for slot in branch)  # type: ignore[operator]
+        row = pool[genome.segments[index].liv]
+        rows.append(
+            LivCost(
+                index,
+                row.id,
+                row.name,
+                _sharing(wires.taken[index], wires.owners[index], index),
+                sum(parameter.numel() for parameter in own),
+                elements * element_bytes,
+            )
+        )
+    parameters = sum(row.parameters for row in rows) + width  # the final norm
+    return Cost(tuple(rows), parameters, sum(row.cache_bytes for row in rows), width, length)
+
+
+def _sharing(taken: dict[str, int], owners: dict[str, int], index: int) -> str:
+    """In words: ``weights of q, k, v from 0; k from 2``. LIVs count from 0."""
+    weights: dict[int, list[str]] = {}
+    features: dict[int, list[str]] = {}
+    for name, owner in owners.items():
+        if owner != index:
+            weights.setdefault(owner, []).append(name)
+    for name, source in taken.items():
+        features.setdefault(source, []).append(name)
+    parts = [f"weights of {', '.join(names)} from {owner}" for owner, names in sorted(weights.items())]
+    parts += [f"{', '.join(names)} from {source}" for source, names in sorted(features.items())]
+    return "; ".join(parts)

@@ -1,0 +1,157 @@
+"""Language models: embedding, backbone, norm, head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from star.backbone import Backbone, State
+from star.backbone.backbone import NORM_EPSILON
+from star.errors import StarError
+from star.genome import BackboneGenome, OptionPool
+from star.lm.config import LanguageModelConfig
+from star.lm.generation import generate
+
+EMBEDDING_STD = 0.02
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class LanguageModel(nn.Module):
+    """Tokens [B, ℓ] → logits [B, ℓ, vocab] for the token that follows each."""
+
+    def __init__(self, config: LanguageModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise StarError(f"vocabulary size {config.vocab_size} is not positive.")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.backbone = Backbone(config.genome, config.pool, width=config.width, length=config.length)
+        self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        else:
+            nn.init.normal_(self.head.weight, std=EMBEDDING_STD)
+
+    @classmethod
+    def from_genome(
+        cls,
+        genome: BackboneGenome | str,
+        *,
+        width: int,
+        vocab_size: int,
+        pool: OptionPool | None = None,
+        length: int = 4096,
+        tie_embeddings: bool = True,
+        seed: int | None = None,
+    ) -> LanguageModel:
+        """Build a fresh model; with a `seed` the weights are its function and torch's generator is left alone.
+
+        Raises `StarError` for an unreadable or invalid genome and for a width that its LIVs cannot have.
+        """
+        if isinstance(genome, str):
+            genome = BackboneGenome.parse(genome)
+        config = LanguageModelConfig(genome, width, vocab_size, pool or OptionPool.paper(), length, tie_embeddings)
+        if seed is None:
+            return cls(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def forward(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        """tokens: [B, ℓ] int64 → logits [B, ℓ, vocab].
+
+        A state is advanced by ℓ tokens, any number at a time. attention_mask: [B, ℓ], 0 or False at padding; with a
+        state, padding stands on the left.
+        """
+        return self.head(self.hidden(tokens, state, attention_mask))
+
+    def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head reads: [B, ℓ, d], normalised."""
+        if tokens.dim() != 2:
+            raise StarError(f"tokens have shape {tuple(tokens.shape)}; give [batch, length].")
+        mask = None if attention_mask is None else attention_mask.bool()
+        return self.norm(self.backbone(self.embedding(tokens), state, mask))
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of targets [B, ℓ] given tokens [B, ℓ], in nats a token, computed in float32 or better."""
+        logits = self(tokens)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
+        """An empty decoding state for `batch_size` sequences of up to `max_length` tokens."""
+        return self.backbone.init_state(batch_size, max_length, dtype)
+
+    def generate(
+        self,
+        tokens: Tensor,
+        *,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop_tokens: Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the next token of each sequence, [B] at a time; see `star.lm.generation.generate`."""
+        return generate(
+            self,
+            tokens,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop_tokens=stop_tokens,
+            generator=generator,
+            attention_mask=attention_mask,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter once, however many LIVs share it, and the persistent buffers: what a checkpoint holds."""
+        kept = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        persistent = self.state_dict(keep_vars=True)
+        kept.update({name: buffer for name, buffer in self.named_buffers() if name in persistent})
+        return kept
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.tensors().items()}, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
+        """Read what `save` wrote; `StarError` where a file is missing, unreadable or does not fit."""
+        folder = Path(folder)
+        try:
+            config = LanguageModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
+            tensors = load_file(folder / WEIGHTS_FILE)
+        except FileNotFoundError as error:
+            raise StarError(f"{folder} is no checkpoint: {Path(error.filename).name} is missing.") from None
+        except StarError:
+            raise
+        except Exception as error:
+            raise StarError(f"{folder} holds no readable checkpoint: {error}.") from None
+        model = cls(config)
+        own = model.tensors()
+        if set(own) != set(tensors) or any(own[name].shape != tensors[name].shape for name in own):
+            raise StarError(f"the weights in {folder} do not fit its {CONFIG_FILE}; they belong to another model.")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+        return model.to(device)

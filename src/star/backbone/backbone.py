@@ -30,7 +30,10 @@ class Backbone(nn.Module):
             raise StarError(f"length {length} is not positive; give the number of tokens that sequences have.")
         self.genome, self.pool, self.width, self.length = genome, pool, width, length
         wires = wiring(genome, pool)
-        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=NORM_EPSILON) for _ in genome)
+        # A LIV that takes every feature group from another one never looks at its own input.
+        self.norms = nn.ModuleList(
+            nn.RMSNorm(width, eps=NORM_EPSILON) if computed else nn.Identity() for computed in wires.owners
+        )
         livs: list[LIV] = []
         for index, segment in enumerate(genome):
             row = pool[segment.liv]
@@ -49,7 +52,7 @@ class Backbone(nn.Module):
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
         """An empty decoding state; dtype defaults to the weights', recurrent states are float32 or better."""
-        weight = self.norms[0].weight
+        weight = next(self.parameters())
         slots = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
         return State.allocate(slots, batch_size, max_length, dtype or weight.dtype, weight.device)
 

@@ -21,24 +21,25 @@ _D, _L, _T, _S = (
     TokenMixing.SEMI_SEPARABLE,
 )
 
-#: (token mixing, value of another integer of the operator genome) → why the pair is refused.
-OPERATOR_REFUSALS: dict[tuple[TokenMixing, Sparsity | Nonlinearity], str] = {
+_BREAKS_TOEPLITZ = "a nonlinearity on C_i K_{i-j} B_j breaks its Toeplitz structure; put it on a feature group"
+_BREAKS_RECURRENCE = "a nonlinearity on T leaves no linear recurrence; put it on a feature group"
+
+#: Token mixing and sparsity that do not go together, with the reason.
+SPARSITY_REFUSALS: dict[tuple[TokenMixing, Sparsity], str] = {
     (_D, Sparsity.BANDED): "a diagonal operator is already a band of one token",
     (_D, Sparsity.BLOCK_DIAGONAL): "a diagonal operator is already block-diagonal with blocks of one token",
+    (_S, Sparsity.BANDED): "a band cuts the state that a semi-separable operator is defined by",
+}
+
+#: Token mixing and nonlinearity that do not go together, with the reason.
+NONLINEARITY_REFUSALS: dict[tuple[TokenMixing, Nonlinearity], str] = {
     (_D, Nonlinearity.SOFTMAX): "a softmax over the one position that a diagonal operator sees is constant",
     (_T, Nonlinearity.SOFTMAX): "a softmax over the rows of T breaks its Toeplitz structure",
-    (
-        _T,
-        Nonlinearity.RELU,
-    ): "a nonlinearity on C_i K_{i-j} B_j breaks its Toeplitz structure; put it on a feature group",
-    (
-        _T,
-        Nonlinearity.SWISH,
-    ): "a nonlinearity on C_i K_{i-j} B_j breaks its Toeplitz structure; put it on a feature group",
-    (_S, Sparsity.BANDED): "a band cuts the state that a semi-separable operator is defined by",
+    (_T, Nonlinearity.RELU): _BREAKS_TOEPLITZ,
+    (_T, Nonlinearity.SWISH): _BREAKS_TOEPLITZ,
     (_S, Nonlinearity.SOFTMAX): "a softmax over the rows of T leaves no linear recurrence",
-    (_S, Nonlinearity.RELU): "a nonlinearity on T leaves no linear recurrence; put it on a feature group",
-    (_S, Nonlinearity.SWISH): "a nonlinearity on T leaves no linear recurrence; put it on a feature group",
+    (_S, Nonlinearity.RELU): _BREAKS_RECURRENCE,
+    (_S, Nonlinearity.SWISH): _BREAKS_RECURRENCE,
 }
 
 
@@ -46,9 +47,12 @@ def refusals(operator: OperatorGenome, featurizer: FeaturizerGenome) -> list[str
     """Every reason for which this pair of genomes compiles to no LIV; empty where it does."""
     mixing = operator.token_mixing
     reasons = [
-        OPERATOR_REFUSALS[mixing, value]
-        for value in (operator.sparsity, operator.nonlinearity)
-        if (mixing, value) in OPERATOR_REFUSALS
+        reason
+        for reason in (
+            SPARSITY_REFUSALS.get((mixing, operator.sparsity)),
+            NONLINEARITY_REFUSALS.get((mixing, operator.nonlinearity)),
+        )
+        if reason
     ]
     names = GROUP_NAMES[mixing]
     if len(featurizer) != len(names):
@@ -89,6 +93,8 @@ def _group_refusals(mixing: TokenMixing, name: str, group: FeatureGroup) -> list
         reasons.append("a kernel has expansion 1 and repeat 1")
     if group.repeat > 1 and not (mixing is _L and name in ("k", "v")):
         reasons.append("only k and v of a low-rank operator are repeated")
+    if group.channel_mixing is ChannelMixing.DIAGONAL and (group.repeat > 1 or (mixing is _S and name in ("B", "C"))):
+        reasons.append("diagonal channel mixing keeps the number of channels, and this group has fewer")
     if group.expansion > 1 and not (mixing is _D or (mixing is _S and name in ("B", "C"))):
         reasons.append("only gate and up, and the state groups B and C, expand")
     return reasons

@@ -15,7 +15,7 @@ from star.genome.pool import OptionPool
 
 @dataclass(frozen=True)
 class Wiring:
-    """For each LIV: `taken[i]` group name → index of the LIV whose tensor is used; `owners[i]` → owner of the weights."""
+    """For each LIV i: `taken[i]` group → LIV whose tensor is used; `owners[i]` group → LIV that owns the weights."""
 
     taken: tuple[dict[str, int], ...]
     owners: tuple[dict[str, int], ...]

@@ -179,15 +179,13 @@ class ImplicitKernel(nn.Module):
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
-        self.register_buffer("length", torch.tensor(float(length), dtype=torch.float64))
+        self.register_buffer("length", torch.tensor(length))
         self.first = nn.Linear(self.FEATURES, self.ORDER)
         self.second = nn.Linear(self.ORDER, self.ORDER)
         self.third = nn.Linear(self.ORDER, self.ORDER)
         self.frequency = undecayed(nn.Parameter(torch.empty(self.ORDER)))
         self.last = nn.Parameter(torch.empty(channels, self.ORDER))
         self.present = undecayed(nn.Parameter(torch.empty(channels)))
-        rates = torch.linspace(log(1 / self.TARGET) / self.SLOW, log(1 / self.TARGET) / self.FAST, channels)
-        self.register_buffer("rates", rates, persistent=False)
         self.scale = sqrt(16 / max(length, 16))  # keeps the energy of a fresh kernel the same at any length
         self.reset_parameters()
 
@@ -209,7 +207,11 @@ class ImplicitKernel(nn.Module):
             for layer in (self.first, self.second, self.third):
                 hidden = functional.linear(hidden, layer.weight.to(dtype), layer.bias.to(dtype))
                 hidden = torch.sin(self.frequency.to(dtype) * hidden)
-            window = torch.exp(-self.rates.to(dtype)[:, None] * time)
+            decades = log(1 / self.TARGET)
+            rates = torch.linspace(
+                decades / self.SLOW, decades / self.FAST, self.last.shape[0], dtype=dtype, device=time.device
+            )
+            window = torch.exp(-rates[:, None] * time)
             kernel = (self.last.to(dtype) @ hidden.t()) * window
             return torch.cat([kernel[:, :1] + self.present.to(dtype)[:, None], kernel[:, 1:]], dim=1)
 

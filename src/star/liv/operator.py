@@ -89,7 +89,7 @@ class LIV(nn.Module):
         """Multiply the fresh output maps, so that a deep residual stream keeps its variance."""
         with torch.no_grad():
             for operator in self.operators:
-                operator.output.weight.mul_(factor)  # type: ignore[operator, union-attr]
+                operator.output.weight.mul_(factor)  # type: ignore[operator]
 
     def slots(self, max_length: int) -> list[list[Slot]]:
         """The state for one sequence, branch by branch."""

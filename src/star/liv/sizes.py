@@ -62,8 +62,8 @@ def group_channels(row: LivClass, name: str, width: int) -> int:
             heads = mixing_heads(row, width)
             if heads % group.repeat:
                 raise StarError(
-                    f"LIV class {row.name!r} repeats {name} {group.repeat} times, but has {heads} heads at width {width}; "
-                    f"use a repeat that divides the heads."
+                    f"LIV class {row.name!r} repeats {name} {group.repeat} times, but has {heads} heads at width "
+                    f"{width}; use a repeat that divides the heads."
                 )
             return width // group.repeat
         case TokenMixing.SCALED_TOEPLITZ:

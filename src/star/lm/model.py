@@ -30,8 +30,8 @@ class LanguageModel(nn.Module):
         if config.vocab_size < 1:
             raise StarError(f"vocabulary size {config.vocab_size} is not positive.")
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.backbone = Backbone(config.genome, config.pool, width=config.width, length=config.length)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
@@ -138,11 +138,12 @@ class LanguageModel(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
         """Read what `save` wrote; `StarError` where a file is missing, unreadable or does not fit."""
         folder = Path(folder)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise StarError(f"{folder} is no checkpoint: {name} is missing; give a folder that `star train` wrote.")
         try:
             config = LanguageModelConfig.from_dict(json.loads((folder / CONFIG_FILE).read_text()))
             tensors = load_file(folder / WEIGHTS_FILE)
-        except FileNotFoundError as error:
-            raise StarError(f"{folder} is no checkpoint: {Path(error.filename).name} is missing.") from None
         except StarError:
             raise
         except Exception as error:

@@ -7,6 +7,8 @@ divisions), so strong decays underflow to the right answer, zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,8 +60,8 @@ class _SelectiveScan(torch.autograd.Function):
     """Works through time in segments; keeps only the states between them and recomputes the rest backward."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx, x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         length = x.shape[0]
         step = _segment(x, decay)
@@ -79,7 +81,7 @@ class _SelectiveScan(torch.autograd.Function):
         return output, h
 
     @staticmethod
-    def backward(ctx, d_output: Tensor, d_state: Tensor):  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
         x, delta, decay, b, c, keep, *starts = ctx.saved_tensors
         length, step = x.shape[0], ctx.step
         d_x, d_delta, d_b, d_c = (torch.empty_like(tensor) for tensor in (x, delta, b, c))

@@ -1,0 +1,27 @@
+"""Scaling a genome in depth (paper 5.1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from star.errors import StarError
+from star.genome.backbone import BackboneGenome
+
+
+def stack(genome: BackboneGenome, copies: int) -> BackboneGenome:
+    """`copies` of a motif on top of each other; sharing stays inside each copy, its groups are numbered on."""
+    if copies < 1:
+        raise StarError(f"a motif is stacked at least once; {copies} copies were asked for.")
+    counts = Counter(segment.liv for segment in genome)
+    return BackboneGenome(
+        tuple(
+            replace(
+                segment,
+                featurizer_group=segment.featurizer_group + copy * counts[segment.liv],
+                feature_group=segment.feature_group + copy * counts[segment.liv],
+            )
+            for copy in range(copies)
+            for segment in genome
+        )
+    )

@@ -1,0 +1,295 @@
+"""Language models over any genome: trainable, causal, the same by parallel pass, by chunks and token by token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import star
+from star import BackboneGenome, LanguageModel, OptionPool, StarError, preset
+from star.genome import random_genome, wiring
+from star.lm import analyse
+
+POOL = OptionPool.paper()
+VOCAB = 37
+
+
+def tiny(genome: str | BackboneGenome, width: int = 32, **options: object) -> LanguageModel:
+    return LanguageModel.from_genome(genome, width=width, vocab_size=VOCAB, length=64, seed=1, **options).double()  # type: ignore[arg-type]
+
+
+def check_views(model: LanguageModel, rng: Random, length: int = 33) -> None:
+    """Parallel = chunks of random sizes = token by token; padded on the left = unpadded; causal."""
+    tokens = torch.randint(0, VOCAB, (2, length), generator=torch.Generator().manual_seed(rng.randrange(1 << 30)))
+    with torch.no_grad():
+        parallel = model(tokens)
+        state, outputs, start = model.init_state(2, length), [], 0
+        while start < length:
+            size = rng.randint(1, 11)
+            outputs.append(model(tokens[:, start : start + size], state=state))
+            start += size
+        torch.testing.assert_close(torch.cat(outputs, 1), parallel, rtol=1e-9, atol=1e-9)
+        state = model.init_state(2, length)
+        steps = torch.cat([model(tokens[:, t : t + 1], state=state) for t in range(length)], 1)
+        torch.testing.assert_close(steps, parallel, rtol=1e-9, atol=1e-9)
+
+        padding = rng.randint(1, 9)
+        padded = torch.cat([torch.zeros(2, padding, dtype=torch.long), tokens], 1)
+        padded[0, :length] = tokens[0]  # the other sequence is longer than its neighbour
+        mask = torch.ones_like(padded)
+        mask[1, :padding] = 0
+        torch.testing.assert_close(model(padded, attention_mask=mask)[1, padding:], parallel[1], rtol=1e-9, atol=1e-9)
+        state = model.init_state(2, length + padding)
+        cut = rng.randint(padding, length)
+        chunks = [
+            model(padded[:, :cut], state=state, attention_mask=mask[:, :cut]),
+            model(padded[:, cut:], state=state),
+        ]
+        torch.testing.assert_close(torch.cat(chunks, 1)[1, padding:], parallel[1], rtol=1e-9, atol=1e-9)
+
+        where = rng.randint(1, length - 1)
+        changed = tokens.clone()
+        changed[:, where:] = (changed[:, where:] + 1) % VOCAB
+        difference = (model(changed) - parallel).abs()
+        assert float(difference[:, :where].max()) < 1e-9
+        assert float(difference[:, where:].max()) > 1e-6
+
+
+def check_trains(model: LanguageModel) -> None:
+    """One step with finite gradients that reach every parameter, and a lower loss on the same batch after it."""
+    tokens = torch.randint(0, VOCAB, (2, 25), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        assert model.loss(tokens[:, :-1], tokens[:, 1:]) < loss
+
+
+@pytest.mark.parametrize("liv", POOL.ids)
+def test_every_class_alone(liv: int) -> None:
+    model = tiny(f"{liv}.1.1.1.1")
+    check_trains(model)
+    check_views(model, Random(liv))
+
+
+@pytest.mark.parametrize(
+    ("liv", "strategy"), [(liv, s) for liv in POOL.ids for s in range(1, len(POOL[liv].strategies) + 1)]
+)
+@pytest.mark.parametrize("weights", [1, 2])
+def test_every_sharing_strategy(liv: int, strategy: int, weights: int) -> None:
+    genome = BackboneGenome.parse(f"{liv}.1.1.1.1 9.1.1.1.1 {liv}.1.{weights}.1.{strategy}")
+    model = tiny(genome)
+    check_trains(model)
+    check_views(model, Random(strategy))
+    alone = tiny(f"{liv}.1.1.1.1 9.1.1.1.1 {liv}.2.1.2.1")
+    fewer = sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in alone.parameters())
+    assert fewer == (strategy > 1 or weights > 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([16, 32]))
+def test_random_backbones_build_train_and_are_causal(seed: int, depth: int, width: int) -> None:
+    model = tiny(random_genome(POOL, depth, Random(seed)), width)
+    check_trains(model)
+    if seed % 4 == 0:
+        check_views(model, Random(seed), length=19)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 200))
+def test_cache_bytes_are_the_bytes_allocated(seed: int, depth: int, length: int) -> None:
+    genome = random_genome(POOL, depth, Random(seed))
+    model = LanguageModel.from_genome(genome, width=32, vocab_size=VOCAB)
+    cost = analyse(genome, POOL, width=32, length=length, element_bytes=4)
+    assert model.init_state(1, length).nbytes == cost.cache_bytes
+    assert model.init_state(3, length).nbytes == 3 * cost.cache_bytes
+    assert cost.parameters == sum(p.numel() for p in model.parameters()) - model.embedding.weight.numel()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 8))
+def test_canonical_genome_is_the_same_network(seed: int, depth: int) -> None:
+    genome = random_genome(POOL, depth, Random(seed))
+    tokens = torch.randint(0, VOCAB, (1, 9))
+    one, other = tiny(genome, 16), tiny(genome.canonical(POOL), 16)
+    with torch.no_grad():
+        torch.testing.assert_close(one(tokens), other(tokens), rtol=0, atol=0)
+
+
+WIDTH, LENGTH = 768, 4096
+
+
+@pytest.mark.parametrize(
+    ("liv", "parameters", "elements"),
+    [
+        (1, 4.0, 2 * WIDTH * LENGTH),
+        (2, 4.0, 2 * WIDTH * LENGTH + 6 * WIDTH),
+        (3, 2.5, 2 * WIDTH * LENGTH // 4),
+        (4, 3.0, 2 * WIDTH * LENGTH // 2),
+        (5, 3.0, 16 * WIDTH + 2 * WIDTH),
+        (6, 3.0, 2 * WIDTH + 2 * WIDTH),
+        (7, 1.0, 6 * WIDTH),
+        (8, 1.0, WIDTH * LENGTH + 4 * WIDTH),
+        (9, 3 * 2048 / WIDTH, 0),
+    ],
+)
+def test_costs_of_the_paper_pool(liv: int, parameters: float, elements: int) -> None:
+    for row, copies in ((liv, 1), (liv + 9, 2)):
+        if row not in POOL:
+            continue
+        cost = analyse(BackboneGenome.parse(f"{row}.1.1.1.1"), POOL, width=WIDTH, length=LENGTH)
+        # "+ small" of A.6: convolution taps, step-size and state projections, norms
+        assert copies * parameters <= cost.parameters / WIDTH**2 < copies * (parameters + 0.25) + 0.01
+        assert cost.cache_bytes == 2 * copies * elements
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "width", "parameters", "cache"),
+    [
+        ("transformer++", 24, 768, (84.5e6, 85.5e6), (150_994_944, 150_994_944)),
+        ("striped-mamba", 24, 768, (79.5e6, 81e6), (25.65e6, 25.75e6)),
+        ("transformer++", 48, 2048, (1.15e9, 1.25e9), (805_306_368, 805_306_368)),
+        ("striped-mamba", 48, 2048, (1.05e9, 1.15e9), (136e6, 137.1e6)),
+    ],
+)
+def test_baselines_have_the_size_and_cache_of_the_paper(
+    name: str, depth: int, width: int, parameters: tuple[float, float], cache: tuple[float, float]
+) -> None:
+    genome, pool = preset(name, depth)
+    cost = analyse(genome, pool, width=width, length=4096)
+    assert parameters[0] <= cost.parameters <= parameters[1]
+    assert cache[0] <= cost.cache_bytes <= cache[1]
+
+
+def test_a_shared_key_is_stored_once() -> None:
+    cost = analyse(BackboneGenome.parse("11111 11212"), POOL, width=64, length=100)
+    assert [row.cache_bytes for row in cost.rows] == [2 * 64 * 100 * 2, 64 * 100 * 2]
+
+
+def test_feature_sharing_uses_the_very_tensor_of_the_source() -> None:
+    model = tiny("11111 12114")
+    source, taker = (liv.operators[0] for liv in model.backbone.livs)
+    assert set(taker.featurizer.groups) == {"q"}
+    assert set(source.featurizer.groups) == {"q", "k", "v"}
+    with torch.no_grad():
+        source.featurizer.groups["v"].project.weight.zero_()
+        x = torch.randn(1, 5, 32, dtype=torch.float64)
+        assert torch.equal(model.backbone(x), x)  # both value groups are the one that is zero
+
+
+def test_checkpoints_hold_each_shared_weight_once_and_give_the_same_model(tmp_path: Path) -> None:
+    genome = "11111 8.1.1.1.1 11221 8.1.2.1.1 9.1.1.1.1"
+    model = LanguageModel.from_genome(genome, width=32, vocab_size=VOCAB, length=48, tie_embeddings=True, seed=3)
+    model.save(tmp_path)
+    again = LanguageModel.load(tmp_path)
+    assert wiring(again.config.genome, again.config.pool) == wiring(model.config.genome, model.config.pool)
+    tokens = torch.randint(0, VOCAB, (2, 30))
+    torch.testing.assert_close(again(tokens), model(tokens), rtol=0, atol=0)
+    assert again.config == model.config
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(StarError, match=r"model\.safetensors is missing"):
+        LanguageModel.load(tmp_path)
+
+
+def test_seed_fixes_the_weights_and_leaves_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = LanguageModel.from_genome("51111 91111", width=32, vocab_size=VOCAB, seed=7)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+    other = LanguageModel.from_genome("51111 91111", width=32, vocab_size=VOCAB, seed=7)
+    third = LanguageModel.from_genome("51111 91111", width=32, vocab_size=VOCAB, seed=8)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert not torch.equal(one.embedding.weight, third.embedding.weight)
+
+
+def test_decay_and_step_size_parameters_are_marked() -> None:
+    model = tiny("51111 8.1.1.1.1")
+    marked = {name.split(".")[-1] for name, p in model.named_parameters() if getattr(p, "no_weight_decay", False)}
+    assert {"A_log", "D", "bias", "frequency", "present"} <= marked
+    assert not any(getattr(p, "no_weight_decay", False) for n, p in model.named_parameters() if n.endswith("weight"))
+
+
+def test_states_fork_reorder_and_refuse_what_they_cannot_do() -> None:
+    model = tiny("11111 51111 71111 8.1.1.1.1")
+    tokens = torch.randint(0, VOCAB, (2, 12))
+    with torch.no_grad():
+        state = model.init_state(2, 12)
+        model(tokens[:, :6], state=state)
+        fork = state.fork()
+        first = model(tokens[:, 6:], state=state)
+        torch.testing.assert_close(model(tokens[:, 6:], state=fork.fork()), first, rtol=1e-12, atol=1e-12)
+        swapped = model(tokens[[1, 0, 1], 6:], state=fork.reorder(torch.tensor([1, 0, 1])))
+        torch.testing.assert_close(swapped, first[[1, 0, 1]], rtol=1e-12, atol=1e-12)
+        with pytest.raises(StarError, match="12 tokens"):
+            model(tokens[:, :1], state=state)
+        with pytest.raises(StarError, match="left"):
+            model(tokens[:, :3], state=fork, attention_mask=torch.tensor([[1, 1, 0], [1, 1, 1]]))
+
+
+def test_greedy_generation_is_repeated_argmax_also_in_padded_batches() -> None:
+    model = tiny("11111 51111 91111 8.1.1.1.1")
+    prompt = torch.randint(0, VOCAB, (1, 7))
+    sequence = prompt
+    with torch.no_grad():
+        for _ in range(9):
+            sequence = torch.cat([sequence, model(sequence)[:, -1:].argmax(-1)], 1)
+    single = torch.stack(list(model.generate(prompt, max_new_tokens=9, temperature=0)), 1)
+    assert torch.equal(single, sequence[:, 7:])
+    other = torch.randint(0, VOCAB, (1, 11))
+    batch = torch.cat([torch.cat([torch.zeros(1, 4, dtype=torch.long), prompt], 1), other])
+    mask = torch.ones_like(batch)
+    mask[0, :4] = 0
+    both = torch.stack(list(model.generate(batch, max_new_tokens=9, temperature=0, attention_mask=mask)), 1)
+    assert torch.equal(both[:1], single)
+    assert torch.equal(both[1:], torch.stack(list(model.generate(other, max_new_tokens=9, temperature=0)), 1))
+
+
+def test_sampling_keeps_to_top_k_and_top_p_and_stops() -> None:
+    from star.lm.generation import sample
+
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(500, 1)
+    generator = torch.Generator().manual_seed(0)
+    assert set(sample(logits, 1.0, 2, None, generator).tolist()) == {0, 1}
+    assert set(sample(logits, 1.0, None, 0.7, generator).tolist()) == {0, 1}
+    assert set(sample(logits, 1.0, None, 0.1, generator).tolist()) == {0}
+    assert set(sample(logits, 1.0, None, None, generator).tolist()) == {0, 1, 2, 3}
+    model = tiny("91111")
+    everything = list(range(VOCAB))
+    assert len(list(model.generate(torch.zeros(2, 1, dtype=torch.long), max_new_tokens=5, stop_tokens=everything))) == 1
+
+
+@pytest.mark.parametrize("width", [0, -8, 7, 100])
+def test_widths_that_do_not_fit_are_refused(width: int) -> None:
+    with pytest.raises(StarError, match="width"):
+        LanguageModel.from_genome("11111", width=width, vocab_size=VOCAB)
+
+
+def test_invalid_genomes_are_refused_with_all_reasons() -> None:
+    with pytest.raises(StarError, match=r"class 99.*strategy 7"):
+        LanguageModel.from_genome("99.1.1.1.1 1.1.1.1.7", width=32, vocab_size=VOCAB)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_shortest_sequences(length: int) -> None:
+    for liv in POOL.ids:
+        y = LanguageModel.from_genome(f"{liv}.1.1.1.1", width=16, vocab_size=VOCAB)(
+            torch.zeros(1, length, dtype=torch.long)
+        )
+        assert y.shape == (1, length, VOCAB)
+        assert y.isfinite().all()
+
+
+def test_public_names_resolve() -> None:
+    for name in star.__all__:
+        assert getattr(star, name) is not None

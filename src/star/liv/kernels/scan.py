@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 16
-SEGMENT_ELEMENTS = 1 << 20  # state elements worked on at a time: keeps the working set of a segment inside the cache
+SEGMENT_ELEMENTS = 1 << 19  # state elements worked on at a time: keeps the working set of a segment inside the cache
 
 
 def scan_(decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:

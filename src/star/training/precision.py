@@ -1,0 +1,62 @@
+"""What arithmetic and how many threads a training uses, and how a caller gets its own settings back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+
+from star.training.recipe import Precision
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context for forward passes: bf16 autocast where `uses_bf16`, else nothing."""
+    if uses_bf16(precision, device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def uses_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether `precision` means bf16 on `device`.
+
+    `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 matrix instructions (AMX or AVX512-BF16);
+    other CPUs emulate it, slower than fp32.
+    """
+    if precision is not Precision.AUTO:
+        return precision is Precision.BF16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_multiplies_bf16()
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # oneDNN, which does the bf16 products, looks at the same two instruction sets.
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Runs the body on `count` torch threads, then restores the caller's number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Lets the body use `seed_generators` without disturbing the caller's random numbers."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the generators of the CPU and of `device`, and no other (`torch.manual_seed` seeds every device)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -1,0 +1,86 @@
+"""How a model is trained: every setting of one training. Imports no torch."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from star.errors import StarError
+from star.validation import CheckedModel
+
+
+class Precision(enum.StrEnum):
+    """The arithmetic of the forward pass; weights and optimiser are always kept as the model has them."""
+
+    AUTO = "auto"  # bf16 autocast where the hardware multiplies bf16 faster, else fp32
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingRecipe(CheckedModel):
+    """AdamW with a linear warm-up and a cosine decay; everything is counted in tokens (paper section 5 and A.2).
+
+    A step consumes `batch_tokens` rounded down to whole sequences of `length` tokens (`step_tokens`, at least one
+    sequence), a training as many whole steps as `tokens` pays for (`steps`).
+    """
+
+    tokens: int = Field(gt=0, description="the budget")
+    batch_tokens: int = Field(gt=0, description="tokens of one optimiser step")
+    warmup_tokens: int = Field(ge=0, description="tokens until the learning rate has its peak")
+    length: int = Field(gt=0, description="tokens of one sequence")
+    micro_batch_tokens: int | None = Field(
+        default=None, gt=0, description="tokens of one forward pass (gradients accumulate); default: the whole batch"
+    )
+    peak_learning_rate: float = Field(default=8e-4, gt=0, allow_inf_nan=False)
+    final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1, description="last over peak learning rate")
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="the largest norm of the gradient")
+    precision: Precision = Precision.AUTO
+    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; part of the recipe: sums depend on it")
+    validation_tokens: int = Field(default=65_536, gt=0, description="held-out tokens that perplexity is measured on")
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of one step."""
+        return max(1, self.batch_tokens // self.length)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences of one forward pass."""
+        if self.micro_batch_tokens is None:
+            return self.batch_size
+        return min(self.batch_size, max(1, self.micro_batch_tokens // self.length))
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one step really consumes."""
+        return self.batch_size * self.length
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.tokens // self.step_tokens
+
+    def with_tokens(self, tokens: int) -> Self:
+        """The same training with another budget; the warm-up keeps its share of it."""
+        return self.replace(tokens=tokens, warmup_tokens=self.warmup_tokens * tokens // self.tokens)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps < 1:
+            raise StarError(
+                f"tokens = {self.tokens} does not pay for one step of {self.step_tokens} tokens: raise tokens, or "
+                "lower batch_tokens or length"
+            )
+        if self.warmup_tokens >= self.tokens:
+            raise StarError(
+                f"warmup_tokens = {self.warmup_tokens} leaves nothing of tokens = {self.tokens}: lower warmup_tokens "
+                "(a tenth of the budget is usual) or raise tokens"
+            )
+        return self

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star.errors import StarError
+from star.training import Precision, TrainingRecipe
+
+SMALL: dict[str, Any] = {"tokens": 10_000, "batch_tokens": 1000, "warmup_tokens": 1000, "length": 100}
+
+
+def test_the_paper_can_be_expressed() -> None:
+    recipe = TrainingRecipe(tokens=1_300_000_000, batch_tokens=2**18, warmup_tokens=130_000_000, length=4096)
+    assert (recipe.batch_size, recipe.steps) == (64, 4959)
+    assert (recipe.peak_learning_rate, recipe.weight_decay, recipe.clip) == (8e-4, 0.1, 1.0)
+    assert recipe.betas == (0.9, 0.95)
+
+
+def test_numbers_may_be_written_as_in_a_recipe_file() -> None:
+    recipe = TrainingRecipe.model_validate({**SMALL, "tokens": 1.3e9, "precision": "fp32", "betas": [0.8, 0.9]})
+    assert recipe.tokens == 1_300_000_000
+    assert recipe.precision is Precision.FP32
+    assert recipe.betas == (0.8, 0.9)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**6), st.integers(1, 10**5), st.integers(1, 5000))
+def test_steps_never_exceed_the_budget_and_waste_less_than_one(tokens: int, batch: int, length: int) -> None:
+    try:
+        recipe = TrainingRecipe(tokens=tokens, batch_tokens=batch, warmup_tokens=0, length=length)
+    except StarError:
+        assert tokens < max(batch, length)
+        return
+    assert recipe.steps >= 1
+    assert tokens - recipe.step_tokens < recipe.steps * recipe.step_tokens <= tokens
+    assert recipe.step_tokens == max(length, batch - batch % length)
+
+
+@pytest.mark.parametrize(("micro", "size"), [(None, 10), (100, 1), (350, 3), (1, 1), (10**6, 10)])
+def test_a_micro_batch_is_at_least_a_sequence_and_at_most_the_batch(micro: int | None, size: int) -> None:
+    assert TrainingRecipe(**SMALL, micro_batch_tokens=micro).micro_batch_size == size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": 0},
+        {"tokens": 10.5},
+        {"batch_tokens": 0},
+        {"warmup_tokens": -1},
+        {"length": 0},
+        {"micro_batch_tokens": 0},
+        {"peak_learning_rate": 0},
+        {"peak_learning_rate": float("inf")},
+        {"final_learning_rate_ratio": 1.1},
+        {"betas": (0.9, 1.0)},
+        {"betas": (0.9,)},
+        {"weight_decay": -0.1},
+        {"clip": 0},
+        {"clip": float("nan")},
+        {"precision": "fp16"},
+        {"threads": 0},
+        {"validation_tokens": 0},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(change: dict[str, Any]) -> None:
+    with pytest.raises(StarError, match=next(iter(change))):
+        TrainingRecipe(**{**SMALL, **change})
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(StarError, match="does not pay for one step of 1000 tokens"):
+        TrainingRecipe(**{**SMALL, "tokens": 900, "warmup_tokens": 0})
+    with pytest.raises(StarError, match="does not pay for one step of 20000 tokens"):
+        TrainingRecipe(**{**SMALL, "length": 20_000})
+    with pytest.raises(StarError, match="warmup_tokens = 10000 leaves nothing"):
+        TrainingRecipe(**{**SMALL, "warmup_tokens": 10_000})
+
+
+def test_another_budget_keeps_the_share_of_the_warm_up() -> None:
+    recipe = TrainingRecipe(**SMALL).with_tokens(50_000)
+    assert (recipe.tokens, recipe.warmup_tokens) == (50_000, 5000)

@@ -18,7 +18,7 @@ from star.genome import BackboneGenome, OptionPool
 from star.lm.config import LanguageModelConfig
 from star.lm.generation import generate
 
-EMBEDDING_STD = 0.02
+HEAD_STD = 0.02
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -34,11 +34,12 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        # A token starts with norm 1: the residual stream starts on the scale of what the LIVs add to it.
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         else:
-            nn.init.normal_(self.head.weight, std=EMBEDDING_STD)
+            nn.init.normal_(self.head.weight, std=HEAD_STD)
 
     @classmethod
     def from_genome(

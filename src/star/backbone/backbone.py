@@ -56,6 +56,16 @@ class Backbone(nn.Module):
         slots = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
         return State.allocate(slots, batch_size, max_length, dtype or weight.dtype, weight.device)
 
+    def materialize(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same as `forward` for the start of sequences x [B, ℓ, d], by way of every T written out; also returns
+        these, one [B, heads or channels, ℓ, ℓ] for each LIV. For tests and pictures: memory grows with ℓ²."""
+        call, matrices = Call(), []
+        for norm, liv in zip(self.norms, self.livs, strict=True):
+            matrix, y = liv.materialized(norm(x), call)  # type: ignore[operator]
+            matrices.append(matrix)
+            x = x + y
+        return x, matrices
+
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
         """x: [B, ℓ, d]; mask: [B, ℓ] bool, False at padding. A state is advanced by ℓ tokens."""
         length = x.shape[1]

@@ -150,7 +150,7 @@ class ProjectedGroup(nn.Module):
 
 
 class ExplicitKernel(nn.Module):
-    """A convolution kernel given by its taps: [channels, 3]."""
+    """A convolution kernel given by its taps: [channels, 3], by lag: the first tap is on the present token."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -162,8 +162,8 @@ class ExplicitKernel(nn.Module):
         nn.init.uniform_(self.taps, -bound, bound)
 
     def forward(self, length: int) -> Tensor:
-        """The kernel [channels, 3], last tap on the present token; `length` plays no role."""
-        return self.taps
+        """The kernel for lags 0 … min(length, 3) - 1: [channels, that many]."""
+        return self.taps[:, :length]
 
 
 class ImplicitKernel(nn.Module):

@@ -59,6 +59,18 @@ class LowRankMixer(nn.Module):
                     prepared[name] = append(state, name, call.position, prepared[name])
         return prepared
 
+    def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        q, k = (features[name].transpose(1, 2) for name in ("q", "k"))
+        k = k.to(q.dtype).repeat_interleave(self.heads // self.kv_heads, dim=1)
+        mask = self._mask(q.shape[2], call, q.device)
+        scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) / sqrt(self.size)
+        if self.nonlinearity is Nonlinearity.SOFTMAX:
+            return scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        return activate(scores, self.nonlinearity) * (mask / mask.sum(-1, keepdim=True))
+
+    def content(self, x: Tensor, features: Features) -> Tensor:
+        return features["v"].repeat_interleave(self.heads // self.kv_heads, dim=2).flatten(-2)
+
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:

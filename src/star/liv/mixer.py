@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from star.genome import LivClass
@@ -27,6 +28,14 @@ class Mixer(Protocol):
         """Own groups in the form that this mixer, and every LIV that takes one of them, works with."""
         ...
 
+    def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        """T written out: [B, heads or channels, ℓ, ℓ], float32 or better; for the start of a sequence."""
+        ...
+
+    def content(self, x: Tensor, features: Features) -> Tensor:
+        """What T is applied to: [B, ℓ, channels]."""
+        ...
+
     def __call__(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
@@ -47,6 +56,12 @@ class DiagonalMixer(nn.Module):
 
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
         return features
+
+    def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        return torch.diag_embed(activate(features["gate"], self.nonlinearity).transpose(1, 2))
+
+    def content(self, x: Tensor, features: Features) -> Tensor:
+        return features["up"]
 
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None

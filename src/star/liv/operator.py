@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, TokenMixing
 from star.liv.featurizer import Featurizer, channel_map
 from star.liv.low_rank import LowRankMixer
@@ -59,14 +60,31 @@ class Operator(nn.Module):
         """The state for one sequence of up to `max_length` tokens."""
         return self.featurizer.slots() + self._mixer.slots(max_length, frozenset(self.sharing.taken))
 
-    def forward(self, x: Tensor, call: Call, state: OperatorState | None) -> Tensor:
+    def features(self, x: Tensor, call: Call, state: OperatorState | None) -> dict[str, Tensor]:
+        """All feature groups, computed or taken; those that later LIVs take are published in the call."""
         features = self._mixer.prepare(self.featurizer(x, state), call, state)
         for name in self.sharing.given:
             if name in features:
                 call.published[self.sharing.index, self.branch, name] = features[name]
         for name, source in self.sharing.taken.items():
+            if (source, self.branch, name) not in call.published:
+                raise StarError(f"LIV {self.sharing.index} takes {name} from LIV {source}; run it within its backbone.")
             features[name] = call.published[source, self.branch, name]
-        return self.output(self._mixer(x, features, self.featurizer, call, state))
+        return features
+
+    def forward(self, x: Tensor, call: Call, state: OperatorState | None) -> Tensor:
+        return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
+
+    def materialize(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """T(x) [B, heads or channels, ℓ, ℓ], and what it is applied to, [B, ℓ, channels], before the output map."""
+        features = self.features(x, call, None)
+        return self._mixer.materialize(x, features, self.featurizer, call), self._mixer.content(x, features)
+
+    def apply_matrix(self, matrix: Tensor, content: Tensor) -> Tensor:
+        """W_o T c for T [B, heads or channels, ℓ, ℓ] and c [B, ℓ, channels]: [B, ℓ, d]."""
+        heads = matrix.shape[1]
+        mixed = torch.einsum("bhij,bjhc->bihc", matrix.to(content.dtype), content.unflatten(-1, (heads, -1)))
+        return self.output(mixed.flatten(-2))
 
 
 class LIV(nn.Module):
@@ -94,6 +112,22 @@ class LIV(nn.Module):
     def slots(self, max_length: int) -> list[list[Slot]]:
         """The state for one sequence, branch by branch."""
         return [operator.slots(max_length) for operator in self.operators]
+
+    def materialize(self, x: Tensor, call: Call | None = None) -> Tensor:
+        """T(x) written out for x [B, ℓ, d] as [B, heads or channels, ℓ, ℓ] (paper 2); a differential class gives those
+        of its second branch behind those of its first. Memory grows with ℓ²: for tests and pictures.
+
+        In a backbone, x is what the LIV reads (the normed residual stream), and a LIV that takes feature groups needs
+        the `call` of the pass that computed them; see `Backbone.materialize`.
+        """
+        return self.materialized(x, call)[0]
+
+    def materialized(self, x: Tensor, call: Call | None = None) -> tuple[Tensor, Tensor]:
+        """T as `materialize` gives it, and y [B, ℓ, d], what `forward` gives, computed through T."""
+        call = call or Call()
+        written = [operator.materialize(x, call) for operator in self.operators]
+        first, *second = (operator.apply_matrix(*pair) for operator, pair in zip(self.operators, written, strict=True))
+        return torch.cat([matrix for matrix, _ in written], dim=1), first - second[0] if second else first
 
     def forward(self, x: Tensor, call: Call | None = None, state: list[OperatorState] | None = None) -> Tensor:
         """x: [B, ℓ, d] → [B, ℓ, d]; a state is advanced by ℓ tokens."""

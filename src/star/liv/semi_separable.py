@@ -42,21 +42,49 @@ class SemiSeparableMixer(nn.Module):
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
         return features
 
+    def _steps(self, features: Features, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Δ [B, ℓ, d] and A [d, N], of heads repeated for their channels."""
+        delta = functional.softplus(features["delta"].to(dtype))
+        decay = -torch.exp(self.A_log.to(dtype))
+        repeats = self.channels // self.heads
+        if repeats > 1:
+            delta, decay = delta.repeat_interleave(repeats, dim=-1), decay.repeat_interleave(repeats, dim=0)
+        return delta, decay
+
+    def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        # Differences of sums of Δ: exact enough in float64 only, and never positive where j ≤ i.
+        delta, decay = self._steps(features, torch.float64)
+        b, c = features["B"].double(), features["C"].double()
+        length = x.shape[1]
+        total = delta.cumsum(1)
+        span = total[:, :, None] - total[:, None]  # B ℓ ℓ d
+        positions = torch.arange(length, device=x.device)
+        seen = positions[:, None] >= positions
+        if self.window is not None:
+            seen &= positions[:, None] // self.window == positions // self.window
+        exponent = span.masked_fill(~seen[..., None], 0.0)[..., None] * decay  # B ℓ ℓ d N
+        matrix = torch.einsum("bin,bijdn,bjn->bdij", c, exponent.exp() * seen[..., None, None], b)
+        matrix = matrix * delta.transpose(1, 2)[:, :, None] + torch.diag_embed(
+            self.D.double()[:, None].expand(-1, length)
+        )
+        gated = features["z"].double().transpose(1, 2)[..., None] * matrix
+        return gated.to(torch.promote_types(x.dtype, torch.float32))
+
+    def content(self, x: Tensor, features: Features) -> Tensor:
+        return features["v"]
+
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         v = features["v"]
-        real = torch.promote_types(v.dtype, torch.float32)
-        delta = functional.softplus(features["delta"].to(real))
-        decay = -torch.exp(self.A_log.to(real))
-        if self.heads < self.channels:
-            repeats = self.channels // self.heads
-            delta, decay = delta.repeat_interleave(repeats, dim=-1), decay.repeat_interleave(repeats, dim=0)
-        h = v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=real) if state is None else state["h"]
-        keep = None
-        if self.window is not None:
-            positions = torch.arange(call.position, call.position + v.shape[1], device=v.device)
-            keep = positions % self.window != 0
+        delta, decay = self._steps(features, torch.promote_types(v.dtype, torch.float32))
+        h = (
+            v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=delta.dtype)
+            if state is None
+            else state["h"]
+        )
+        positions = torch.arange(call.position, call.position + v.shape[1], device=v.device)
+        keep = None if self.window is None else positions % self.window != 0
         y, h = selective_scan(v, delta, decay, features["B"], features["C"], h, keep)
         if state is not None:
             replace(state, "h", h)

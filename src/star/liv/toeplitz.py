@@ -44,6 +44,21 @@ class ToeplitzMixer(nn.Module):
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
         return features
 
+    def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        length = x.shape[1]
+        positions = torch.arange(length, device=x.device)
+        lag = positions[:, None] - positions
+        kernel = self._fresh_kernel(featurizer, length)
+        kernel = functional.pad(kernel, (0, max(0, length - kernel.shape[1])))
+        seen = (lag >= 0) & (lag < (self.reach or length))
+        if self.sparsity is Sparsity.BLOCK_DIAGONAL:
+            seen &= positions[:, None] // self.window == positions // self.window
+        matrix = kernel[:, lag.clamp(min=0)] * seen  # d ℓ ℓ
+        return features["C"].transpose(1, 2)[..., None] * matrix * features["B"].transpose(1, 2)[..., None, :]
+
+    def content(self, x: Tensor, features: Features) -> Tensor:
+        return x
+
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:

@@ -28,12 +28,7 @@ def check_views(model: LanguageModel, rng: Random, length: int = 33) -> None:
     tokens = torch.randint(0, VOCAB, (2, length), generator=torch.Generator().manual_seed(rng.randrange(1 << 30)))
     with torch.no_grad():
         parallel = model(tokens)
-        state, outputs, start = model.init_state(2, length), [], 0
-        while start < length:
-            size = rng.randint(1, 11)
-            outputs.append(model(tokens[:, start : start + size], state=state))
-            start += size
-        torch.testing.assert_close(torch.cat(outputs, 1), parallel, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(in_chunks(model, tokens, rng), parallel, rtol=1e-9, atol=1e-9)
         state = model.init_state(2, length)
         steps = torch.cat([model(tokens[:, t : t + 1], state=state) for t in range(length)], 1)
         torch.testing.assert_close(steps, parallel, rtol=1e-9, atol=1e-9)
@@ -60,6 +55,33 @@ def check_views(model: LanguageModel, rng: Random, length: int = 33) -> None:
         assert float(difference[:, where:].max()) > 1e-6
 
 
+def written_out(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits by way of every T(x) as a matrix."""
+    return model.head(model.norm(model.backbone.materialize(model.embedding(tokens))[0]))
+
+
+def in_chunks(model: LanguageModel, tokens: torch.Tensor, rng: Random) -> torch.Tensor:
+    state, outputs, start = model.init_state(*tokens.shape), [], 0
+    while start < tokens.shape[1]:
+        size = rng.randint(1, 11)
+        outputs.append(model(tokens[:, start : start + size], state=state))
+        start += size
+    return torch.cat(outputs, 1)
+
+
+def check_gradients(model: LanguageModel, rng: Random, length: int = 23) -> None:
+    """Outputs and gradients of the parallel pass, of T written out, and of chunks that carry states."""
+    tokens = torch.randint(0, VOCAB, (2, length), generator=torch.Generator().manual_seed(1))
+    weights = torch.randn(2, length, VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    parameters = list(model.parameters())
+    outputs = [model(tokens), written_out(model, tokens), in_chunks(model, tokens, rng)]
+    gradients = [torch.autograd.grad((output * weights).sum(), parameters) for output in outputs]
+    for output, gradient in zip(outputs[1:], gradients[1:], strict=True):
+        torch.testing.assert_close(output, outputs[0], rtol=1e-9, atol=1e-9)
+        for one, other in zip(gradient, gradients[0], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-8)
+
+
 def check_trains(model: LanguageModel) -> None:
     """One step with finite gradients that reach every parameter, and a lower loss on the same batch after it."""
     tokens = torch.randint(0, VOCAB, (2, 25), generator=torch.Generator().manual_seed(0))
@@ -80,6 +102,7 @@ def test_every_class_alone(liv: int) -> None:
     model = tiny(f"{liv}.1.1.1.1")
     check_trains(model)
     check_views(model, Random(liv))
+    check_gradients(model, Random(liv))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +114,7 @@ def test_every_sharing_strategy(liv: int, strategy: int, weights: int) -> None:
     model = tiny(genome)
     check_trains(model)
     check_views(model, Random(strategy))
+    check_gradients(model, Random(strategy))
     alone = tiny(f"{liv}.1.1.1.1 9.1.1.1.1 {liv}.2.1.2.1")
     fewer = sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in alone.parameters())
     assert fewer == (strategy > 1 or weights > 1)

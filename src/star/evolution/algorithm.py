@@ -1,0 +1,40 @@
+"""What every search algorithm offers, and the table of those there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from star.errors import StarError
+from star.evolution.individual import Individual
+from star.evolution.nsga2 import NSGA2
+from star.genome import BackboneGenome
+
+
+class Algorithm(Protocol):
+    """A search as a pure function of its seed and of what it was told; see ``NSGA2`` for the terms of use."""
+
+    generation: int
+    population: list[Individual]
+
+    @property
+    def front(self) -> list[Individual]: ...
+
+    @property
+    def pending(self) -> list[Individual]: ...
+
+    def ask(self) -> list[BackboneGenome]: ...
+
+    def tell(self, genomes: Sequence[BackboneGenome], scores: Sequence[Sequence[float] | None]) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+ALGORITHMS: dict[str, type[NSGA2]] = {"nsga2": NSGA2}
+
+
+def algorithm_class(name: str) -> type[NSGA2]:
+    """The algorithm of that name; StarError if there is none."""
+    if name not in ALGORITHMS:
+        raise StarError(f"{name!r} is no search algorithm; there are: {', '.join(ALGORITHMS)}.")
+    return ALGORITHMS[name]

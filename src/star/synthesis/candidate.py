@@ -1,0 +1,60 @@
+"""What is kept of one candidate."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Status(enum.StrEnum):
+    """Where a candidate stands. Done and failed are final: neither is trained again."""
+
+    PENDING = "pending"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One architecture in a run, and what became of it; baselines are kept in the same form."""
+
+    name: str
+    """``"7"`` for candidate 7, or the preset's name for a baseline."""
+    genome: str
+    """As evolved: what crossover and mutation work on."""
+    canonical: str
+    """The same architecture in canonical form: what is trained."""
+    digest: str
+    seed: int
+    """Of the initial weights."""
+    parents: tuple[str, ...] = ()
+    """Names of the candidates that it was bred from; empty in the initial population and for random newcomers."""
+    generation: int = 0
+    """The generation that it was born in, from 1; 0 for baselines."""
+    status: Status = Status.PENDING
+    parameters: int = 0
+    """Trainable, without embeddings."""
+    cache_bytes: int = 0
+    """At ``Recipe.cache_length`` tokens."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """By objective; the static ones are there from the start, the others when it is done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What its trial measured: perplexity, loss (nats a token), bits_per_byte."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """(tokens consumed, training loss in nats) of every step."""
+    failure: str | None = None
+    """Why it failed, in one line."""
+    details: str | None = None
+    """The traceback of an unexpected failure."""
+    seconds: float | None = None
+    """Wall time of its trial."""
+
+    @property
+    def id(self) -> int | None:
+        """The number of a candidate, from 1 in the order asked; None for a baseline."""
+        return int(self.name) if self.name.isdigit() else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """Perplexity on held-out tokens; None until trained."""
+        return self.metrics.get("perplexity")

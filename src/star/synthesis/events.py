@@ -1,0 +1,117 @@
+"""What a search or comparison tells while it runs: the only way to watch it, since nothing here prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star.synthesis.candidate import Candidate
+from star.synthesis.recipe import Recipe
+
+if TYPE_CHECKING:
+    from star.training import StepReport
+
+
+@dataclass(frozen=True)
+class SearchStarted:
+    """The run is open and locked; ``finished`` candidates need no training any more."""
+
+    run: Path
+    recipe: Recipe
+    workers: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class CorpusProgress:
+    """Text is being read or tokenised: bytes done, bytes in all where known."""
+
+    stage: str
+    done: int
+    total: int | None
+
+
+@dataclass(frozen=True)
+class CorpusReady:
+    """What candidates are trained on."""
+
+    description: str
+    train_tokens: int
+    validation_tokens: int
+
+
+@dataclass(frozen=True)
+class GenerationStarted:
+    """All candidates of a generation, those of an earlier start of this run with their results."""
+
+    generation: int
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class CandidateStarted:
+    """A worker trains it now; ``attempt`` 2 after the death of its first worker."""
+
+    candidate: Candidate
+    attempt: int
+
+
+@dataclass(frozen=True)
+class CandidateStep:
+    """One optimiser step of a candidate: ``report`` has step, steps, tokens, loss and speed."""
+
+    candidate: Candidate
+    report: StepReport
+
+
+@dataclass(frozen=True)
+class CandidateLost:
+    """Its worker died; it will be tried again."""
+
+    candidate: Candidate
+    reason: str
+
+
+@dataclass(frozen=True)
+class CandidateFinished:
+    """It is done, or failed (see ``candidate.status``), and that is stored."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class GenerationFinished:
+    """The survivors, best first, and the volume that they dominate (see ``Run.hypervolumes``)."""
+
+    generation: int
+    population: tuple[Candidate, ...]
+    hypervolume: float
+
+
+@dataclass(frozen=True)
+class SearchFinished:
+    """All generations are done. ``exhausted``: earlier than asked, as no new architecture is left."""
+
+    generations: int
+    exhausted: bool
+
+
+Event = (
+    SearchStarted
+    | CorpusProgress
+    | CorpusReady
+    | GenerationStarted
+    | CandidateStarted
+    | CandidateStep
+    | CandidateLost
+    | CandidateFinished
+    | GenerationFinished
+    | SearchFinished
+)
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """The listener of a search that nobody watches."""

@@ -1,0 +1,147 @@
+"""What a search can minimise: one table. Imports no torch until a static objective is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from star.errors import StarError
+from star.genome import BackboneGenome, OptionPool
+
+if TYPE_CHECKING:
+    from star.lm.cost import Cost
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is known of a candidate before it is trained."""
+
+    genome: BackboneGenome
+    pool: OptionPool
+    width: int
+    length: int
+    """Of the training sequences; some kernels have a parameter for each position."""
+
+    def parameters(self) -> int:
+        """Trainable parameters without embeddings."""
+        return _cost(self.genome, self.pool, self.width, self.length).parameters
+
+    def cache_bytes(self, length: int) -> int:
+        """Bytes of decode state after ``length`` tokens in 16-bit precision, one sequence."""
+        return _cost(self.genome, self.pool, self.width, length).cache_bytes
+
+
+@lru_cache(maxsize=64)
+def _cost(genome: BackboneGenome, pool: OptionPool, width: int, length: int) -> Cost:
+    from star.lm.cost import analyse
+
+    return analyse(genome, pool, width=width, length=length)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One number to minimise. ``name`` is its canonical text, ``length`` the L of ``name@L``."""
+
+    name: str
+    kind: Kind
+    length: int | None = None
+
+    @property
+    def needs_training(self) -> bool:
+        """False for static objectives, which the architecture alone decides."""
+        return self.kind.static is None
+
+    @property
+    def title(self) -> str:
+        """For table heads and axes."""
+        return self.kind.title if self.length is None else f"{self.kind.title} at {self.length:,} tokens"
+
+    def before_training(self, architecture: Architecture) -> float | None:
+        """The value of a static objective; None for one that needs training."""
+        return None if self.kind.static is None else float(self.kind.static(architecture, self.length))
+
+    def after_training(self, metrics: Mapping[str, float]) -> float:
+        """The value of a trained objective among what the trial measured."""
+        return float(metrics[self.kind.name])
+
+    def format(self, value: float) -> str:
+        """The value as people read it, with its unit."""
+        return self.kind.format(value)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of the table of objectives. ``static`` computes it from an architecture and L; without it, a trial does."""
+
+    name: str
+    title: str
+    description: str
+    format: Callable[[float], str]
+    static: Callable[[Architecture, int | None], float] | None = None
+    takes_length: bool = False
+
+    @property
+    def usage(self) -> str:
+        """How it is written in a recipe."""
+        return f"{self.name}@L" if self.takes_length else self.name
+
+
+def format_count(value: float) -> str:
+    """1234567 as ``1.23M``: three significant digits."""
+    return _scaled(value, 1000, ("", "K", "M", "B", "T"))
+
+
+def format_bytes(value: float) -> str:
+    """150994944 as ``151 MB``: decimal units, three significant digits."""
+    return _scaled(value, 1000, (" B", " KB", " MB", " GB", " TB"))
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    step = 0
+    while abs(value) >= base - 0.5 and step < len(units) - 1:
+        value /= base
+        step += 1
+    digits = 0 if step == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    return f"{value:.{digits}f}{units[step]}"
+
+
+OBJECTIVES: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("perplexity", "Perplexity", "of held-out tokens after training", lambda value: f"{value:.3f}"),
+        Kind(
+            "parameters",
+            "Parameters",
+            "trainable, without embeddings",
+            format_count,
+            static=lambda architecture, _: architecture.parameters(),
+        ),
+        Kind(
+            "cache_bytes",
+            "Cache",
+            "bytes of decode state after L tokens, 2 bytes an element",
+            format_bytes,
+            static=lambda architecture, length: architecture.cache_bytes(length or 1),
+            takes_length=True,
+        ),
+    )
+}
+
+
+def parse_objective(text: str) -> Objective:
+    """The objective that ``text`` names, such as ``perplexity`` or ``cache_bytes@4096``; StarError if it names none."""
+    name, at, length_text = text.strip().partition("@")
+    kind = OBJECTIVES.get(name)
+    if kind is None:
+        usages = ", ".join(kind.usage for kind in OBJECTIVES.values())
+        raise StarError(f"{text!r} is no objective; choose from {usages}")
+    if not kind.takes_length:
+        if at:
+            raise StarError(f"the objective {name} takes no length, but {text!r} gives one; write {name}")
+        return Objective(name, kind)
+    length = int(length_text) if length_text.isascii() and length_text.isdigit() else 0
+    if not 1 <= length <= 1 << 40:
+        raise StarError(f"{text!r} gives no length; write {name}@L with L tokens, such as {name}@4096")
+    return Objective(f"{name}@{length}", kind, length)

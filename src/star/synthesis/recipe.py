@@ -1,0 +1,188 @@
+"""The recipe of a search: everything that decides its result. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from star.data import DataRecipe
+from star.errors import StarError
+from star.evolution import algorithm_class
+from star.genome import OptionPool
+from star.synthesis.objectives import Objective, parse_objective
+from star.training import TrainingRecipe
+from star.validation import CheckedModel
+
+POOLS = {"paper": OptionPool.paper}
+
+
+class ModelRecipe(CheckedModel):
+    """What all candidates have in common; the paper keeps it fixed during a search (section 5)."""
+
+    depth: int = Field(gt=0, le=4096, description="LIVs in a backbone")
+    width: int = Field(gt=0, le=1 << 20, description="channels of the residual stream")
+    pool: str = Field(default="paper", description="the option pool that genomes draw from")
+    tie_embeddings: bool = Field(default=True, description="one matrix for the embedding and the output head")
+
+    @field_validator("pool")
+    @classmethod
+    def _known_pool(cls, value: str) -> str:
+        if value not in POOLS:
+            raise StarError(f"{value!r} names no option pool; there are: {', '.join(POOLS)}")
+        return value
+
+
+class SearchRecipe(CheckedModel):
+    """The evolutionary search (paper 4, A.4). The defaults are the paper's."""
+
+    algorithm: str = "nsga2"
+    objectives: tuple[str, ...] = Field(default=("perplexity", "parameters"), description="all of them minimised")
+    population: int = Field(default=16, ge=2, le=100_000)
+    generations: int = Field(default=18, ge=1, le=1_000_000, description="the initial population is the first")
+    elites: int = Field(default=2, ge=0, description="places of a generation that are not bred anew")
+    mutation: float = Field(default=0.1, ge=0, le=1, description="probability of each integer")
+    crossover_points: int = Field(default=2, ge=1)
+    tournament: int = Field(default=2, ge=1, description="contestants for each parent")
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: str) -> str:
+        algorithm_class(value)
+        return value
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Also the command line's form: one text with commas."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("objectives")
+    @classmethod
+    def _known_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise StarError("name at least one objective, such as perplexity")
+        names = tuple(parse_objective(text).name for text in value)
+        if len(set(names)) < len(names):
+            raise StarError(f"{', '.join(names)} names an objective twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _elites_leave_room(self) -> Self:
+        if self.elites >= self.population:
+            raise StarError(
+                f"elites = {self.elites} leaves nothing to breed in a population of {self.population}; "
+                "give fewer elites or a larger population"
+            )
+        return self
+
+
+class Recipe(CheckedModel):
+    """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
+
+    How many workers there are, and where the run is kept, is no part of it.
+    """
+
+    model: ModelRecipe
+    data: DataRecipe = DataRecipe()
+    training: TrainingRecipe
+    search: SearchRecipe = SearchRecipe()
+
+    @staticmethod
+    def names() -> list[str]:
+        """The recipes that come with STAR."""
+        files = resources.files("star.synthesis").joinpath("recipes").iterdir()
+        return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
+
+    @classmethod
+    def load(cls, name: str | Path) -> Recipe:
+        """A recipe by name (see ``names``) or from a TOML file.
+
+        Raises StarError for an unknown name, a file that cannot be read, no TOML, or a bad setting.
+        """
+        if isinstance(name, str) and name in cls.names():
+            text = resources.files("star.synthesis").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
+            return cls.from_toml(text)
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise StarError(
+                f"{str(name)!r} is neither a recipe nor a file; recipes are {', '.join(cls.names())}, "
+                "or give the path of a TOML file"
+            )
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise StarError(f"the recipe {str(path)!r} cannot be read: {error}") from None
+        except StarError as error:
+            raise StarError(f"the recipe {str(path)!r}: {error}") from None
+
+    @classmethod
+    def from_toml(cls, text: str) -> Recipe:
+        """The inverse of ``to_toml``; StarError where the text is no TOML or a setting is bad."""
+        try:
+            settings = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StarError(f"not TOML: {error}") from None
+        return cls.model_validate(settings)
+
+    def to_toml(self) -> str:
+        """This recipe as a TOML file with every setting."""
+        sections = self.model_dump(mode="json", exclude_none=True)
+        return "\n".join(
+            f"[{section}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+            for section, settings in sections.items()
+        )
+
+    def override(self, settings: Mapping[str, Any]) -> Recipe:
+        """A copy with some settings changed, by dotted name (``{"training.tokens": 10**6}``); None changes nothing.
+
+        Where ``training.tokens`` changes and ``training.warmup_tokens`` does not, the warm-up keeps its share of the
+        budget. Raises StarError for an unknown or bad setting.
+        """
+        changes = {name: value for name, value in settings.items() if value is not None}
+        tokens = changes.get("training.tokens")
+        if isinstance(tokens, int) and "training.warmup_tokens" not in changes:
+            changes["training.warmup_tokens"] = self.training.warmup_tokens * tokens // self.training.tokens
+        tree = self.model_dump()
+        for name, value in changes.items():
+            section, _, setting = name.partition(".")
+            if section not in tree or not setting:
+                raise StarError(f"{name!r} is no setting; write SECTION.NAME with one of {', '.join(tree)}")
+            tree[section][setting] = value
+        return Recipe.model_validate(tree)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Dotted names of the settings in which two recipes differ."""
+        ours, theirs = self._flat(), other._flat()
+        return [name for name in ours if ours[name] != theirs[name]]
+
+    def _flat(self) -> dict[str, Any]:
+        sections = self.model_dump(mode="json")
+        return {f"{section}.{name}": value for section in sections for name, value in sections[section].items()}
+
+    @property
+    def pool(self) -> OptionPool:
+        """The option pool of ``model.pool``."""
+        return POOLS[self.model.pool]()
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objectives of ``search.objectives``, in that order."""
+        return [parse_objective(name) for name in self.search.objectives]
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether any objective can only be known by training."""
+        return any(objective.needs_training for objective in self.objectives)
+
+    @property
+    def cache_length(self) -> int:
+        """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
+        lengths = [objective.length for objective in self.objectives if objective.length is not None]
+        return lengths[0] if lengths else self.training.length

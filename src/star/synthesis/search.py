@@ -1,0 +1,163 @@
+"""The search as a job: ask, train, tell, store; killed at any moment and started again, it ends the same."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from star.errors import StarError
+from star.evolution import Algorithm, algorithm_class
+from star.synthesis.candidate import Candidate, Status
+from star.synthesis.events import (
+    GenerationFinished,
+    GenerationStarted,
+    Listener,
+    SearchFinished,
+    SearchStarted,
+    nobody,
+)
+from star.synthesis.local import start_server
+from star.synthesis.recipe import Recipe
+from star.synthesis.run import Run, dominated_share, score_row
+from star.synthesis.seeds import derived_seed
+from star.synthesis.session import Session, open_session
+from star.synthesis.trial import TRAIN_CANDIDATE
+
+
+def evolve(
+    recipe: Recipe | str | Path | None = None,
+    *,
+    run: Path | str | None = None,
+    workers: int | None = None,
+    listener: Listener | None = None,
+    timeout: float | None = None,
+    trial: str = TRAIN_CANDIDATE,
+) -> Run:
+    """Search for architectures and keep everything in the directory ``run``; an existing run is continued.
+
+    A continued run ends with the population that an undisturbed one has, and nothing that is done is trained again.
+    A larger ``search.generations`` extends a finished run. The result does not depend on ``workers``.
+
+    Args:
+        recipe: a recipe, the name of one (see ``Recipe.names``) or a TOML file; None continues with the run's own.
+        run: the run directory; None makes a new one below ``runs``, named after the time.
+        workers: trials at once; None: one for each CUDA device, or as many as fill the cores.
+        listener: is told of everything that happens, in this process and thread.
+        timeout: seconds after which a trial is killed and its candidate fails.
+        trial: what scores a candidate, as ``module:function`` (see ``Trial.function``).
+
+    Raises StarError for a bad recipe, a run that is in use or that began with another recipe or text, or a
+    generation in which every candidate failed. On KeyboardInterrupt, workers end and the run can be continued.
+    """
+    if isinstance(recipe, (str, Path)):
+        recipe = Recipe.load(recipe)
+    path = Path("runs") / time.strftime("%Y%m%d-%H%M%S") if run is None else Path(run)
+    tell = listener or nobody
+    with open_session(path, recipe, workers=workers, listener=tell, timeout=timeout, trial=trial) as session:
+        if session.recipe.needs_training and session.store.generations() < session.recipe.search.generations:
+            start_server()  # it imports torch while this process does, too
+        finished = sum(candidate.status is not Status.PENDING for candidate in session.store.candidates())
+        tell(SearchStarted(path, session.recipe, session.workers, finished))
+        algorithm = _algorithm(session.recipe)
+        exhausted = False
+        while algorithm.generation < session.recipe.search.generations and not exhausted:
+            exhausted = not _generation(session, algorithm)
+        if exhausted:
+            session.store.put_facts(exhausted=str(algorithm.generation))
+        tell(SearchFinished(algorithm.generation, exhausted))
+    return Run.open(path)
+
+
+def _algorithm(recipe: Recipe) -> Algorithm:
+    search = recipe.search
+    return algorithm_class(search.algorithm)(
+        recipe.pool,
+        depth=recipe.model.depth,
+        population_size=search.population,
+        objectives=len(search.objectives),
+        seed=derived_seed(search.seed, "search"),
+        mutation=search.mutation,
+        crossover_points=search.crossover_points,
+        elites=search.elites,
+        tournament=search.tournament,
+    )
+
+
+def _generation(session: Session, algorithm: Algorithm) -> bool:
+    """Carry one generation from ``ask`` to the stored population; False if there was nothing new to ask.
+
+    A generation that is stored already is replayed: the algorithm hears the stored scores, in the same order.
+    """
+    store, recipe, tell = session.store, session.recipe, session.listener
+    generation = algorithm.generation + 1
+    genomes = algorithm.ask()
+    if not genomes:
+        return False
+    candidates = store.candidates(generation)
+    if not candidates:
+        candidates = _newborn(session, algorithm, generation)
+        store.add(candidates)
+    elif [candidate.digest for candidate in candidates] != [born.digest for born in algorithm.pending]:
+        raise _not_reproducible(session.run, generation)
+    tell(GenerationStarted(generation, tuple(candidates)))
+    if recipe.needs_training:
+        session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), recipe.pool))
+    else:
+        for candidate in candidates:
+            if candidate.status is Status.PENDING:
+                session.finish(replace(candidate, status=Status.DONE))
+    candidates = store.candidates(generation)
+    _require_a_survivor(candidates, generation)
+
+    algorithm.tell(genomes, [score_row(candidate, recipe.search.objectives) for candidate in candidates])
+    names = {candidate.digest: candidate.name for candidate in store.candidates()}
+    survivors = [names[individual.digest] for individual in algorithm.population]
+    stored = [candidate.name for candidate in store.population(generation)]
+    if not stored:
+        store.set_population(generation, survivors)
+    elif stored != survivors:
+        raise _not_reproducible(session.run, generation)
+    population = store.population(generation)
+    volume = dominated_share(population, store.candidates(generation=1), recipe)
+    tell(GenerationFinished(generation, tuple(population), volume))
+    return True
+
+
+def _newborn(session: Session, algorithm: Algorithm, generation: int) -> list[Candidate]:
+    """The candidates of a new generation, in the order asked, with their static scores."""
+    known = session.store.candidates()
+    names = {candidate.digest: candidate.name for candidate in known}
+    pool = session.recipe.pool
+    return [
+        session.assessed(
+            Candidate(
+                name=str(number),
+                genome=str(born.genome),
+                canonical=str(born.genome.canonical(pool)),
+                digest=born.digest,
+                seed=0,
+                parents=tuple(names[parent] for parent in born.parents),
+                generation=generation,
+            ),
+            pool,
+        )
+        for number, born in enumerate(algorithm.pending, start=len(known) + 1)
+    ]
+
+
+def _require_a_survivor(candidates: list[Candidate], generation: int) -> None:
+    if all(candidate.status is Status.FAILED for candidate in candidates):
+        (reason, count), *_ = Counter(candidate.failure for candidate in candidates).most_common(1)
+        raise StarError(
+            f"all {len(candidates)} candidates of generation {generation} failed, {count} of them because: {reason}. "
+            "Mend the recipe and start a new run"
+        )
+
+
+def _not_reproducible(run: Path, generation: int) -> StarError:
+    return StarError(
+        f"generation {generation} of the run {str(run)!r} does not follow from its recipe: another version of STAR "
+        "made it; continue it with that version, or start a new run"
+    )

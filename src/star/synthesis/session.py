@@ -1,0 +1,252 @@
+"""A run held for writing: the lock, the store, the text, the workers, and the training of whatever is pending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star.errors import StarError
+from star.genome import BackboneGenome, OptionPool
+from star.synthesis.candidate import Candidate, Status
+from star.synthesis.events import (
+    CandidateFinished,
+    CandidateLost,
+    CandidateStarted,
+    CandidateStep,
+    CorpusProgress,
+    CorpusReady,
+    Listener,
+)
+from star.synthesis.executor import Executor, TrialDone, TrialError, TrialLost, TrialStarted, TrialStep
+from star.synthesis.local import LocalExecutor, usable_cores
+from star.synthesis.lock import LOCK_FILE, exclusive
+from star.synthesis.objectives import Architecture
+from star.synthesis.recipe import Recipe
+from star.synthesis.seeds import derived_seed
+from star.synthesis.store import DATABASE, Store
+from star.synthesis.trial import TRAIN_CANDIDATE, Outcome, Trial
+
+if TYPE_CHECKING:
+    from star.data import TokenizedCorpus
+
+WORKER_LOG = "workers.log"
+
+
+class Session:
+    """One process at work on a run; made by ``open_session``."""
+
+    def __init__(
+        self,
+        run: Path,
+        store: Store,
+        recipe: Recipe,
+        resources: ExitStack,
+        *,
+        workers: int | None,
+        listener: Listener,
+        timeout: float | None,
+        trial: str,
+    ) -> None:
+        self.run = run
+        self.store = store
+        self.recipe = recipe
+        self.listener = listener
+        self._workers = workers
+        self._resources = resources
+        self._timeout = timeout
+        self._trial = trial
+        self._executor: Executor | None = None
+        self._corpus: TokenizedCorpus | None = None
+
+    @cached_property
+    def workers(self) -> int:
+        """Trials at once."""
+        return default_workers(self.recipe) if self._workers is None else self._workers
+
+    def assessed(self, candidate: Candidate, pool: OptionPool) -> Candidate:
+        """The candidate with its seed and everything that is known before training."""
+        recipe = self.recipe
+        genome = BackboneGenome.parse(candidate.canonical)
+        architecture = Architecture(genome, pool, recipe.model.width, recipe.training.length)
+        static = {objective.name: objective.before_training(architecture) for objective in recipe.objectives}
+        return replace(
+            candidate,
+            seed=derived_seed(recipe.search.seed, candidate.digest),
+            parameters=architecture.parameters(),
+            cache_bytes=architecture.cache_bytes(recipe.cache_length),
+            scores={name: value for name, value in static.items() if value is not None},
+        )
+
+    def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool]) -> None:
+        """Train those of ``candidates`` that are pending, each over the pool of its name, and store every result.
+
+        A candidate that fails is stored as failed and stops nobody else.
+        """
+        pending = {candidate.name: candidate for candidate in candidates if candidate.status is Status.PENDING}
+        if not pending:
+            return
+        executor, corpus = self._ready_executor(), self._ready_corpus()
+        for candidate in pending.values():
+            executor.submit(self._trial_of(candidate, pools[candidate.name], corpus))
+        for event in executor.events():
+            candidate = pending[event.trial.name]
+            match event:
+                case TrialStarted(attempt=attempt):
+                    self.listener(CandidateStarted(candidate, attempt))
+                case TrialStep(report=report):
+                    self.listener(CandidateStep(candidate, report))
+                case TrialLost(reason=reason):
+                    self.listener(CandidateLost(candidate, reason))
+                case TrialDone(outcome=outcome, seconds=seconds):
+                    self.finish(self._measured(candidate, outcome, seconds))
+                case TrialError(reason=reason, seconds=seconds, details=details):
+                    self.finish(
+                        replace(candidate, status=Status.FAILED, failure=reason, details=details, seconds=seconds)
+                    )
+
+    def finish(self, candidate: Candidate) -> None:
+        """Store the result of a pending candidate, then tell of it."""
+        self.store.finish(candidate)
+        self.listener(CandidateFinished(candidate))
+
+    def _measured(self, candidate: Candidate, outcome: Outcome, seconds: float) -> Candidate:
+        trained = {
+            objective.name: objective.after_training(outcome.metrics)
+            for objective in self.recipe.objectives
+            if objective.needs_training
+        }
+        return replace(
+            candidate,
+            status=Status.DONE,
+            scores={name: {**candidate.scores, **trained}[name] for name in self.recipe.search.objectives},
+            metrics=outcome.metrics,
+            curve=outcome.curve,
+            seconds=seconds,
+        )
+
+    def _trial_of(self, candidate: Candidate, pool: OptionPool, corpus: TokenizedCorpus) -> Trial:
+        return Trial(
+            name=candidate.name,
+            genome=candidate.canonical,
+            pool=pool,
+            recipe=self.recipe,
+            corpus=corpus.path,
+            seed=candidate.seed,
+            data_seed=derived_seed(self.recipe.search.seed, "data"),
+            function=self._trial,
+        )
+
+    def _ready_executor(self) -> Executor:
+        if self._executor is None:
+            self._executor = LocalExecutor(
+                self.workers, devices=devices(), timeout=self._timeout, log=self.run / WORKER_LOG
+            )
+            self._resources.callback(self._executor.close)
+        return self._executor
+
+    def _ready_corpus(self) -> TokenizedCorpus:
+        """The tokens, prepared or found in the cache, and the same as on the first start of this run."""
+        if self._corpus is not None:
+            return self._corpus
+        from star.data import prepare
+
+        recipe = self.recipe
+        corpus = prepare(
+            recipe.data,
+            length=recipe.training.length,
+            progress=lambda stage, done, total: self.listener(CorpusProgress(stage, done, total)),
+        )
+        known = self.store.fact("corpus_digest")
+        if known is not None and known != corpus.digest:
+            raise StarError(
+                f"the text of data.source = {recipe.data.source!r} is not the one that the run {str(self.run)!r} began "
+                f"with (it was: {self.store.fact('corpus_description')}); restore it, or start a new run"
+            )
+        self.store.put_facts(corpus_digest=corpus.digest, corpus_description=corpus.description)
+        self.listener(CorpusReady(corpus.description, len(corpus.train), len(corpus.validation)))
+        self._corpus = corpus
+        return corpus
+
+
+@contextmanager
+def open_session(
+    run: Path,
+    recipe: Recipe | None,
+    *,
+    workers: int | None,
+    listener: Listener,
+    timeout: float | None = None,
+    trial: str = TRAIN_CANDIDATE,
+) -> Iterator[Session]:
+    """Hold ``run`` for writing; on the way out, however it is taken, workers end and the lock is released.
+
+    Raises StarError if another process holds the run, or if ``recipe`` is not the one that it began with.
+    """
+    with ExitStack() as resources:
+        try:
+            _require_run_or_empty(run)
+            run.mkdir(parents=True, exist_ok=True)
+            resources.enter_context(exclusive(run))
+        except OSError as error:
+            raise StarError(f"the run directory {str(run)!r} cannot be used: {error.strerror or error}") from None
+        store = resources.enter_context(Store.create(run))
+        agreed = _agreed_recipe(store, recipe, run)
+        yield Session(
+            run,
+            store,
+            agreed,
+            resources,
+            workers=workers,
+            listener=listener,
+            timeout=timeout,
+            trial=trial,
+        )
+
+
+def devices() -> list[str]:
+    """Every CUDA device, or the CPU where there is none."""
+    import torch
+
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def default_workers(recipe: Recipe) -> int:
+    """One for each CUDA device; without any, as many as the cores carry at the recipe's threads for each."""
+    found = devices()
+    return len(found) if found != ["cpu"] else max(1, usable_cores() // recipe.training.threads)
+
+
+def _require_run_or_empty(run: Path) -> None:
+    if run.is_dir() and any(run.iterdir()) and not any((run / name).exists() for name in (LOCK_FILE, DATABASE)):
+        raise StarError(f"{str(run)!r} holds other files and no run; name a new or empty directory")
+
+
+def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
+    """The recipe to go on with: the stored one, with the number of generations now asked for."""
+    text = store.fact("recipe")
+    if text is None:
+        if recipe is None:
+            raise StarError(f"{str(run)!r} is no run to continue; give a recipe to start one")
+        store.put_facts(recipe=recipe.model_dump_json())
+        return recipe
+    stored = Recipe.model_validate_json(text)
+    if recipe is None or recipe == stored:
+        return stored
+    changed = [name for name in stored.differences(recipe) if name != "search.generations"]
+    if changed:
+        raise StarError(
+            f"the run {str(run)!r} began with another recipe; {', '.join(changed)} differ(s): only "
+            "search.generations may change. Restore the setting, or start a new run"
+        )
+    ended = store.generations()
+    if recipe.search.generations < ended:
+        raise StarError(
+            f"the run {str(run)!r} has {ended} generations already; ask for at least that many, "
+            f"not {recipe.search.generations}"
+        )
+    store.put_facts(recipe=recipe.model_dump_json())
+    return recipe

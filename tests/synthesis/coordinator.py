@@ -1,0 +1,29 @@
+"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS``.
+
+Real store, lock, executor and workers; the trials cost nothing, and so does the start: no torch anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+from conftest import small_recipe
+
+from star.synthesis import evolve, local, session
+from star.synthesis.objectives import Architecture
+
+
+def fake_size(architecture: Architecture, length: int = 0) -> int:
+    return int(hashlib.sha256(f"{architecture.genome} {length}".encode()).hexdigest()[:6], 16)
+
+
+Architecture.parameters = Architecture.cache_bytes = fake_size  # type: ignore[assignment, method-assign]
+session.devices = lambda: ["cpu"]
+local.PRELOAD = "synthesis_fakes"
+
+if __name__ == "__main__":
+    recipe = small_recipe(Path(sys.argv[1])).override({"search.generations": 6})
+    evolve(recipe, run=sys.argv[2], workers=int(sys.argv[3]), trial="synthesis_fakes:slow_score")
+    assert "torch" not in sys.modules

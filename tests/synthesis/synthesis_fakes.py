@@ -1,0 +1,93 @@
+"""Trials that cost nothing, for workers to import by name. Scores are functions of the trial alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from star.synthesis.trial import Outcome, Trial, TrialFailed
+
+Report = Callable[[Any], None]
+
+
+def number(trial: Trial, purpose: str) -> float:
+    """Uniform in [0, 1), decided by the trial."""
+    text = f"{trial.genome} {trial.seed} {trial.data_seed} {purpose}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def note(trial: Trial) -> None:
+    """Append the trial's name to the file named in FAKE_LOG, if there is one."""
+    if path := os.environ.get("FAKE_LOG"):
+        with open(path, "a") as log:
+            log.write(f"{trial.name}\n")
+
+
+def score(trial: Trial, report: Report) -> Outcome:
+    """One step, then a perplexity from 10 to 20; one in six diverges."""
+    note(trial)
+    report(SimpleNamespace(step=1, steps=1, loss=1.0))
+    if number(trial, "failure") < 1 / 6:
+        raise TrialFailed("diverged: the loss is nan at step 1")
+    return Outcome({"perplexity": 10 + 10 * number(trial, "perplexity"), "loss": 2.5}, ((16, 3.0), (32, 2.5)))
+
+
+def slow_score(trial: Trial, report: Report) -> Outcome:
+    """``score`` after 30 to 130 ms."""
+    time.sleep(0.03 + 0.1 * number(trial, "duration"))
+    return score(trial, report)
+
+
+def uneven_score(trial: Trial, report: Report) -> Outcome:
+    """``score``, some trials long after others: they finish in another order than they start."""
+    time.sleep(0.3 if number(trial, "duration") < 0.3 else 0.0)
+    return score(trial, report)
+
+
+def bug(trial: Trial, report: Report) -> Outcome:
+    raise RuntimeError(f"a bug\nin {trial.name}")
+
+
+def diverge(trial: Trial, report: Report) -> Outcome:
+    raise TrialFailed("diverged: the loss is nan at step 3" if trial.name != "1" else "diverged: exploded")
+
+
+def stop(trial: Trial, report: Report) -> Outcome:
+    report(SimpleNamespace(step=1, pid=os.getpid()))
+    time.sleep(600)
+    return Outcome()
+
+
+def die_once(trial: Trial, report: Report) -> Outcome:
+    """The first worker of trial ``1`` is killed; its second one answers."""
+    mark = Path(trial.corpus) / "died"
+    if trial.name == "1" and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(trial, report)
+
+
+def die(trial: Trial, report: Report) -> Outcome:
+    if trial.name == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(trial, report)
+
+
+def leave(trial: Trial, report: Report) -> Outcome:
+    os._exit(7)
+
+
+def tell_device(trial: Trial, report: Report) -> Outcome:
+    time.sleep(0.3)
+    return Outcome({"is_cpu": float(trial.device == "cpu")})
+
+
+def without_failures(trial: Trial, report: Report) -> Outcome:
+    note(trial)
+    return Outcome({"perplexity": 10 + 10 * number(trial, "perplexity")}, ((16, number(trial, "curve")),))

@@ -1,0 +1,111 @@
+"""kill -9 of a searching process at random moments: nothing stored is lost, nothing is trained twice, same end."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from star.errors import StarError
+from star.synthesis import Run, RunState, Status
+
+KILLS = 12
+COORDINATOR = Path(__file__).parent / "coordinator.py"
+
+
+def start(text: Path, run: Path, log: Path, workers: int) -> subprocess.Popen[bytes]:
+    log.touch()
+    environment = {**os.environ, "FAKE_LOG": str(log)}
+    return subprocess.Popen([sys.executable, COORDINATOR, text, run, str(workers)], env=environment)
+
+
+def finish(text: Path, run: Path, log: Path, workers: int) -> None:
+    assert start(text, run, log, workers).wait(120) == 0
+
+
+def final(run: Path) -> list[object]:
+    """All that the search says: every candidate, every population."""
+    with Run.open(run) as found:
+        assert found.state is RunState.FINISHED
+        populations = [[c.name for c in found.population(g)] for g in range(1, found.generations + 1)]
+        return [[replace(candidate, seconds=None) for candidate in found.candidates], populations]
+
+
+def settled(run: Path) -> set[str]:
+    """Candidates whose result is stored; none while there is no run yet."""
+    try:
+        with Run.open(run) as found:
+            return {candidate.name for candidate in found.candidates if candidate.status is not Status.PENDING}
+    except StarError:
+        return set()
+
+
+def lived(coordinator: subprocess.Popen[bytes], log: Path, read: int, rng: random.Random) -> bool:
+    """Wait for a random moment, counted in trials so that slow machines get there too; False if it ended before."""
+    trials = rng.choice([0, 1, 2, 3, 5, 8])
+    while coordinator.poll() is None and len(log.read_text().split()) < read + trials:
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.15) if trials else rng.uniform(0, 1))
+    return coordinator.poll() is None
+
+
+def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path: Path) -> None:
+    finish(text, tmp_path / "whole", tmp_path / "whole.log", workers=2)
+    expected = final(tmp_path / "whole")
+    trained = (tmp_path / "whole.log").read_text().split()
+    assert sorted(trained) == sorted(set(trained)), "undisturbed, every candidate is trained once"
+
+    rng = random.Random(5)
+    kills = rounds = in_between = 0
+    while kills < KILLS:
+        rounds += 1
+        run, log = tmp_path / f"run{rounds}", tmp_path / f"log{rounds}"
+        log.touch()
+        status = None
+        while status is None:
+            before, read = settled(run), len(log.read_text().split())
+            coordinator = start(text, run, log, workers=rng.choice([1, 2, 3]))
+            if kills < KILLS and lived(coordinator, log, read, rng):
+                coordinator.kill()
+                kills += 1
+            status = coordinator.wait(120)
+            assert before.isdisjoint(log.read_text().split()[read:]), "a stored result is never computed again"
+            if status < 0:
+                in_between += 0 < len(settled(run)) < len(trained)
+                status = None
+        assert status == 0
+        assert final(run) == expected
+    assert in_between >= 3, "some kills fell into the middle of the search"
+
+
+def test_workers_of_a_killed_search_do_not_linger(text: Path, tmp_path: Path) -> None:
+    coordinator = start(text, tmp_path / "run", tmp_path / "log", workers=2)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    family = descendants(coordinator.pid)
+    assert family, "the forkserver and its workers"
+    coordinator.kill()
+    coordinator.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+    with Run.open(tmp_path / "run") as run:
+        assert run.state is RunState.INTERRUPTED, "the lock went with the process"
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
+    test_workers_of_a_killed_search_do_not_linger = pytest.mark.skip(reason="needs Linux's /proc")(
+        test_workers_of_a_killed_search_do_not_linger
+    )

@@ -51,6 +51,19 @@ class State:
         """The state of sequences `index` [n] of this batch; n may differ from the batch size."""
         return self._mapped(lambda tensor: tensor.index_select(0, index), int(index.shape[0]))
 
+    def trim(self, length: int) -> None:
+        """Take back all tokens but the first `length`. Raises `StarError` where a LIV keeps no record by position."""
+        if not 0 <= length <= self.position:
+            raise StarError(f"the state holds {self.position} tokens and cannot be trimmed to {length}.")
+        for index, branches in enumerate(self.slots):
+            fixed = [slot.name for branch in branches for slot in branch if not slot.positional]
+            if fixed and length < self.position:
+                raise StarError(
+                    f"LIV {index} keeps {', '.join(fixed)} for all tokens together, so none can be taken back; "
+                    f"fork the state before the tokens that may have to go."
+                )
+        self.position = length
+
     def reserve(self, length: int, mask: Tensor | None) -> Tensor | None:
         """Check that `length` more tokens fit, note their padding, and return the mask [batch, position + length] of
         real tokens (None: all are). Raises `StarError` past `max_length` or at right padding."""

@@ -1,6 +1,12 @@
-"""Which operator and featurizer genomes mean something: one table of refusals, each with its reason."""
+"""What operator and featurizer genomes mean: the roles of feature groups, and one table of refusals with reasons.
+
+``docs/operators.md`` is generated from this file, see `star.genome.reference`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from star.genome.structure import (
     GROUP_NAMES,
@@ -21,80 +27,167 @@ _D, _L, _T, _S = (
     TokenMixing.SEMI_SEPARABLE,
 )
 
-_BREAKS_TOEPLITZ = "a nonlinearity on C_i K_{i-j} B_j breaks its Toeplitz structure; put it on a feature group"
-_BREAKS_RECURRENCE = "a nonlinearity on T leaves no linear recurrence; put it on a feature group"
-
-#: Token mixing and sparsity that do not go together, with the reason.
-SPARSITY_REFUSALS: dict[tuple[TokenMixing, Sparsity], str] = {
-    (_D, Sparsity.BANDED): "a diagonal operator is already a band of one token",
-    (_D, Sparsity.BLOCK_DIAGONAL): "a diagonal operator is already block-diagonal with blocks of one token",
-    (_S, Sparsity.BANDED): "a band cuts the state that a semi-separable operator is defined by",
+#: What each token-mixing structure computes from its groups.
+EQUATIONS: dict[TokenMixing, str] = {
+    _D: "T_ii = σ(gate_i), applied to up",
+    _L: "T_ij = σ(q_i · k_j / √h) for j ≤ i, applied to v head by head (h: head size; all but softmax average over j)",
+    _T: "T_ij = C_i K_{i-j} B_j for j ≤ i, applied to x channel by channel",
+    _S: "T_ij = z_i (C_i (Π_{i ≥ s > j} exp(Δ_s A)) Δ_j B_j + D δ_ij) for j ≤ i, applied to v channel by channel",
 }
 
-#: Token mixing and nonlinearity that do not go together, with the reason.
-NONLINEARITY_REFUSALS: dict[tuple[TokenMixing, Nonlinearity], str] = {
-    (_D, Nonlinearity.SOFTMAX): "a softmax over the one position that a diagonal operator sees is constant",
-    (_T, Nonlinearity.SOFTMAX): "a softmax over the rows of T breaks its Toeplitz structure",
-    (_T, Nonlinearity.RELU): _BREAKS_TOEPLITZ,
-    (_T, Nonlinearity.SWISH): _BREAKS_TOEPLITZ,
-    (_S, Nonlinearity.SOFTMAX): "a softmax over the rows of T leaves no linear recurrence",
-    (_S, Nonlinearity.RELU): _BREAKS_RECURRENCE,
-    (_S, Nonlinearity.SWISH): _BREAKS_RECURRENCE,
+#: What the values of integer 5 of the operator genome mean.
+CHANNELS: dict[ChannelMixing, str] = {
+    ChannelMixing.DIAGONAL: "every channel has a token-mixing matrix of its own",
+    ChannelMixing.DENSE: "all channels share one token-mixing matrix",
+    ChannelMixing.GROUPED: "the channels of a head share one token-mixing matrix",
 }
+
+#: The group that T is applied to; it always comes from the input. (A Toeplitz operator is applied to x itself.)
+CONTENT: dict[TokenMixing, str] = {_D: "up", _L: "v", _S: "v"}
+
+#: Groups whose channels must agree, by token mixing.
+EQUAL_EXPANSION: dict[TokenMixing, tuple[tuple[str, ...], ...]] = {
+    _D: (("gate", "up"),),
+    _L: (("q", "k"),),
+    _S: (("v", "z", "delta"), ("B", "C")),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One reason for which a genome is refused. `holds` says whether it applies."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class OperatorRule(Rule):
+    """About the operator genome alone."""
+
+    holds: Callable[[OperatorGenome], bool]
+
+
+@dataclass(frozen=True)
+class GroupRule(Rule):
+    """About one feature group of an operator: (token mixing, name of the group, group)."""
+
+    holds: Callable[[TokenMixing, str, FeatureGroup], bool]
+
+
+def _pair(mixing: TokenMixing, *values: Sparsity | Nonlinearity) -> Callable[[OperatorGenome], bool]:
+    def holds(operator: OperatorGenome) -> bool:
+        return operator.token_mixing is mixing and any(
+            value is operator.sparsity or value is operator.nonlinearity for value in values
+        )
+
+    return holds
+
+
+OPERATOR_RULES: tuple[OperatorRule, ...] = (
+    OperatorRule(
+        "diagonal token mixing with a sparsity",
+        "a diagonal operator sees one token, so it is banded and block-diagonal already",
+        _pair(_D, Sparsity.BANDED, Sparsity.BLOCK_DIAGONAL),
+    ),
+    OperatorRule(
+        "diagonal token mixing with softmax",
+        "a softmax over the one position that a diagonal operator sees is constant",
+        _pair(_D, Nonlinearity.SOFTMAX),
+    ),
+    OperatorRule(
+        "Toeplitz token mixing with a nonlinearity",
+        "a nonlinearity on C_i K_{i-j} B_j breaks the Toeplitz structure; put it on a feature group",
+        _pair(_T, Nonlinearity.SOFTMAX, Nonlinearity.RELU, Nonlinearity.SWISH),
+    ),
+    OperatorRule(
+        "semi-separable token mixing with a nonlinearity",
+        "a nonlinearity on T leaves no linear recurrence; put it on a feature group",
+        _pair(_S, Nonlinearity.SOFTMAX, Nonlinearity.RELU, Nonlinearity.SWISH),
+    ),
+    OperatorRule(
+        "semi-separable token mixing with a band",
+        "a band cuts off the state that a semi-separable operator is defined by; block-diagonal restarts it",
+        _pair(_S, Sparsity.BANDED),
+    ),
+)
+
+GROUP_RULES: tuple[GroupRule, ...] = (
+    GroupRule(
+        "the kernel K from the input",
+        "K_{i-j} depends on the lag alone; parametrize it as 2 (explicit) or 3 (implicit)",
+        lambda mixing, name, group: name == "K" and group.from_input,
+    ),
+    GroupRule(
+        "an implicit group that is not the kernel K",
+        "only K is a function of the lag; parametrize the group as 1 (from the input) or 2 (a learned constant)",
+        lambda mixing, name, group: name != "K" and group.parametrization is Parametrization.IMPLICIT,
+    ),
+    GroupRule(
+        "the content (up or v) as a learned constant",
+        "T is applied to the content, so without the input in it nothing is left of the sequence",
+        lambda mixing, name, group: CONTENT.get(mixing) == name and not group.from_input,
+    ),
+    GroupRule(
+        "token mixing 2 or 4 in a featurizer",
+        "featurizers are kept to linear maps and elementwise nonlinearities (paper 2): 1 (none) or 3 (short convolution)",
+        lambda mixing, name, group: group.from_input and group.token_mixing not in (_D, _T),
+    ),
+    GroupRule(
+        "token mixing 3 without a band, or a band without token mixing 3, in a featurizer",
+        "the convolution of a feature group is short, so 3 goes with sparsity 2, and 1 with sparsity 1",
+        lambda mixing, name, group: (
+            group.from_input and (group.token_mixing is _T) != (group.sparsity is Sparsity.BANDED)
+        ),
+    ),
+    GroupRule(
+        "a block-diagonal feature group",
+        "a convolution of three tokens has no blocks worth cutting; use the operator's sparsity",
+        lambda mixing, name, group: group.sparsity is Sparsity.BLOCK_DIAGONAL,
+    ),
+    GroupRule(
+        "softmax on a feature group",
+        "feature groups end in an elementwise nonlinearity: none, ReLU or swish",
+        lambda mixing, name, group: group.nonlinearity is Nonlinearity.SOFTMAX,
+    ),
+    GroupRule(
+        "diagonal channel mixing with another number of channels than the input",
+        "it scales each channel of the input; expansion and repeat are 1, and B and C of a recurrence have N channels",
+        lambda mixing, name, group: (
+            group.from_input
+            and group.channel_mixing is ChannelMixing.DIAGONAL
+            and (group.expansion > 1 or group.repeat > 1 or (mixing is _S and name in ("B", "C")))
+        ),
+    ),
+    GroupRule(
+        "an expanded group of a Toeplitz operator",
+        "C, K and B act on x itself, channel by channel",
+        lambda mixing, name, group: mixing is _T and group.expansion > 1,
+    ),
+    GroupRule(
+        "a repeated q, K, B or C of a recurrence, or learned constant",
+        "q counts the heads, the state groups serve all channels anyway, and a constant or kernel is shared between "
+        "channels by the operator's channel mixing",
+        lambda mixing, name, group: (
+            group.repeat > 1 and (name in ("q", "K") or (mixing is _S and name in ("B", "C")) or not group.from_input)
+        ),
+    ),
+)
 
 
 def refusals(operator: OperatorGenome, featurizer: FeaturizerGenome) -> list[str]:
     """Every reason for which this pair of genomes compiles to no LIV; empty where it does."""
     mixing = operator.token_mixing
-    reasons = [
-        reason
-        for reason in (
-            SPARSITY_REFUSALS.get((mixing, operator.sparsity)),
-            NONLINEARITY_REFUSALS.get((mixing, operator.nonlinearity)),
-        )
-        if reason
-    ]
+    reasons = [f"{rule.what}: {rule.why}" for rule in OPERATOR_RULES if rule.holds(operator)]
     names = GROUP_NAMES[mixing]
     if len(featurizer) != len(names):
         return [*reasons, f"it needs {len(names)} feature groups ({', '.join(names)}), not {len(featurizer)}"]
-    for name, group in zip(names, featurizer, strict=True):
-        reasons += [f"group {name}: {reason}" for reason in _group_refusals(mixing, name, group)]
-    if mixing is _L and len({(group.expansion, group.repeat) for group in featurizer.groups[1:]}) > 1:
-        reasons.append("groups k and v need one expansion and one repeat")
-    if mixing is _D and len({group.expansion for group in featurizer}) > 1:
-        reasons.append("groups gate and up need one expansion")
-    if mixing is _S and featurizer.groups[3].expansion != featurizer.groups[4].expansion:
-        reasons.append("groups B and C need one expansion, the state size")
-    return reasons
-
-
-def _group_refusals(mixing: TokenMixing, name: str, group: FeatureGroup) -> list[str]:
-    reasons = []
-    kernel = name == "K"
-    if group.parametrization is Parametrization.UNUSED:
-        return ["it is unused"]
-    if kernel == group.from_input:
-        reasons.append(
-            "a kernel K_{i-j} cannot depend on the input; parametrize it as 2 (explicit) or 3 (implicit)"
-            if kernel
-            else "only the kernel K is parametrized without the input; parametrize the others as 1"
-        )
-    if group.from_input and group.token_mixing not in (_D, _T):
-        reasons.append("a feature group mixes tokens by 1 (not at all) or 3 (short convolution)")
-    if group.nonlinearity is Nonlinearity.SOFTMAX:
-        reasons.append("feature groups end in no nonlinearity, ReLU or swish")
-    if group.sparsity is Sparsity.BLOCK_DIAGONAL or (
-        group.from_input and (group.token_mixing is _T) != (group.sparsity is Sparsity.BANDED)
-    ):
-        reasons.append("the convolution of a feature group is short: token mixing 3 goes with sparsity 2, and 1 with 1")
-    if group.channel_mixing is ChannelMixing.DIAGONAL and group.expansion > 1 and group.from_input:
-        reasons.append("diagonal channel mixing keeps the number of channels, so its expansion is 1")
-    if kernel and (group.expansion, group.repeat) != (1, 1):
-        reasons.append("a kernel has expansion 1 and repeat 1")
-    if group.repeat > 1 and not (mixing is _L and name in ("k", "v")):
-        reasons.append("only k and v of a low-rank operator are repeated")
-    if group.channel_mixing is ChannelMixing.DIAGONAL and (group.repeat > 1 or (mixing is _S and name in ("B", "C"))):
-        reasons.append("diagonal channel mixing keeps the number of channels, and this group has fewer")
-    if group.expansion > 1 and not (mixing is _D or (mixing is _S and name in ("B", "C"))):
-        reasons.append("only gate and up, and the state groups B and C, expand")
+    groups = dict(zip(names, featurizer, strict=True))
+    for name, group in groups.items():
+        reasons += [f"group {name}, {rule.what}: {rule.why}" for rule in GROUP_RULES if rule.holds(mixing, name, group)]
+    for equal in EQUAL_EXPANSION.get(mixing, ()):
+        if len({groups[name].expansion for name in equal}) > 1:
+            reasons.append(f"groups {', '.join(equal)} meet channel by channel, so they need one expansion")
+    if mixing is _L and groups["k"].repeat != groups["v"].repeat:
+        reasons.append("groups k and v belong to the same heads, so they need one repeat")
     return reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import gcd, log, pi, sqrt
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from star.genome import ChannelMixing, FeatureGroup, LivClass, Nonlinearity, Parametrization, TokenMixing
 from star.liv.kernels.convolution import short_convolution
-from star.liv.sizes import SHORT_TAPS, group_channels, head_size, mixing_heads, step_rank
+from star.liv.sizes import SHORT_TAPS, group_channels, head_size, inner_width, step_rank
 from star.liv.state import OperatorState, Slot, slide
 
 STEP_RANGE = (1e-3, 0.1)  # Δ at initialisation is log-uniform in this range (Gu & Dao 2023)
@@ -92,51 +93,63 @@ def channel_map(mixing: ChannelMixing, inputs: int, outputs: int, blocks: int) -
             return Diagonal(inputs, outputs)
 
 
-class StepSize(nn.Module):
-    """Raw Δ: a low-rank map (direct where few are needed) plus a bias whose softplus is log-uniform in `STEP_RANGE`."""
+def fresh_steps(like: Tensor) -> Tensor:
+    """Inverse softplus of step sizes that are log-uniform in `STEP_RANGE`."""
+    low, high = (log(bound) for bound in STEP_RANGE)
+    step = torch.exp(torch.rand_like(like) * (high - low) + low)
+    return step + torch.log(-torch.expm1(-step))
 
-    def __init__(self, width: int, outputs: int, mixing: ChannelMixing, blocks: int) -> None:
+
+class Factored(nn.Module):
+    """A dense map of rank r, as Mamba has it for Δ: [out, r] · [r, in] (Gu & Dao 2023)."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
-        rank = step_rank(width)
-        self.reduce = Dense(width, rank) if mixing is ChannelMixing.DENSE and outputs > rank else None
-        self.expand = Dense(rank, outputs) if self.reduce is not None else channel_map(mixing, width, outputs, blocks)
-        self.bias = undecayed(nn.Parameter(torch.empty(outputs)))
+        self.reduce = Dense(inputs, rank)
+        self.expand = Dense(rank, outputs)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        low, high = (log(bound) for bound in STEP_RANGE)
-        with torch.no_grad():
-            step = torch.exp(torch.rand_like(self.bias) * (high - low) + low)
-            self.bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse softplus
-            if self.reduce is not None:
-                bound = self.reduce.weight.shape[0] ** -0.5
-                nn.init.uniform_(self.expand.weight, -bound, bound)  # type: ignore[arg-type]
+        bound = self.reduce.weight.shape[0] ** -0.5
+        nn.init.uniform_(self.expand.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        reduced = x if self.reduce is None else self.reduce(x)
-        return self.expand(reduced) + self.bias
+        return self.expand(self.reduce(x))
 
 
 class ProjectedGroup(nn.Module):
-    """A feature group computed from the input: channel mixing, short depthwise convolution, nonlinearity.
+    """A feature group computed from the input: channel mixing, short depthwise convolution, nonlinearity, repetition.
 
-    [B, ℓ, inputs] → [B, ℓ, outputs]. With diagonal channel mixing and a convolution the convolution's taps are the
-    channel weights, so there is no other parameter. `convolve` is False for a group that reads a convolved group.
+    [B, ℓ, inputs] → [B, ℓ, outputs · repeat]. With diagonal channel mixing and a convolution the convolution's taps are
+    the channel weights, so there is no other parameter. `step_size` adds the bias of raw Δ, whose softplus starts
+    log-uniform in `STEP_RANGE`.
     """
 
-    def __init__(self, group: FeatureGroup, inputs: int, outputs: int, blocks: int, *, convolve: bool) -> None:
+    def __init__(
+        self,
+        group: FeatureGroup,
+        project: nn.Module | None,
+        outputs: int,
+        *,
+        convolve: bool,
+        repeat: int,
+        step_size: bool,
+    ) -> None:
         super().__init__()
         self.nonlinearity = group.nonlinearity
-        self.outputs = outputs
-        depthwise = convolve and group.channel_mixing is ChannelMixing.DIAGONAL
-        self.project = None if depthwise else channel_map(group.channel_mixing, inputs, outputs, blocks)
+        self.outputs, self.repeat = outputs, repeat
+        self.project = project
         self.taps = nn.Parameter(torch.empty(outputs, SHORT_TAPS)) if convolve else None
+        self.bias = undecayed(nn.Parameter(torch.empty(outputs))) if step_size else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         if self.taps is not None:
             bound = SHORT_TAPS**-0.5
             nn.init.uniform_(self.taps, -bound, bound)
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.copy_(fresh_steps(self.bias))
 
     def slots(self) -> list[Slot]:
         return [] if self.taps is None else [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
@@ -146,7 +159,10 @@ class ProjectedGroup(nn.Module):
             x = self.project(x)
         if self.taps is not None:
             x = short_convolution(x, self.taps, None if state is None else slide(state, name, x))
-        return activate(x, self.nonlinearity)
+        if self.bias is not None:
+            x = x + self.bias
+        x = activate(x, self.nonlinearity)
+        return x if self.repeat == 1 else x.repeat_interleave(self.repeat, dim=-1)
 
 
 class ExplicitKernel(nn.Module):
@@ -216,30 +232,38 @@ class ImplicitKernel(nn.Module):
             return torch.cat([kernel[:, :1] + self.present.to(dtype)[:, None], kernel[:, 1:]], dim=1)
 
 
+class Constant(nn.Module):
+    """A learned feature group that is the same for every input and position: [channels]."""
+
+    def __init__(self, channels: int, *, step_size: bool) -> None:
+        super().__init__()
+        self.step_size = step_size
+        self.value = undecayed(nn.Parameter(torch.empty(channels)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Ones; for raw Δ the inverse softplus of step sizes, as in `StepSize`."""
+        with torch.no_grad():
+            self.value.copy_(fresh_steps(self.value) if self.step_size else torch.ones_like(self.value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value.to(x.dtype).expand(*x.shape[:2], -1)
+
+
 class Featurizer(nn.Module):
     """The feature groups that one LIV computes itself, by name; weights may be another LIV's modules.
 
-    In a semi-separable LIV the groups Δ, B and C with Toeplitz token mixing read the convolved group v (as Mamba does);
-    with diagonal token mixing they read x.
+    In a semi-separable LIV whose group v is convolved, the groups Δ, B and C with Toeplitz token mixing read v (as in
+    Mamba) and have no convolution of their own.
     """
 
-    def __init__(self, row: LivClass, width: int, length: int, computed: dict[str, nn.Module | None]) -> None:
+    def __init__(self, row: LivClass, width: int, length: int, computed: Mapping[str, nn.Module | None]) -> None:
         """`computed` names the groups to compute; a module given there is shared, None is built here."""
         super().__init__()
-        self.reads_v = {
-            name
-            for name in computed
-            if row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE
-            and name in ("delta", "B", "C")
-            and row.groups[name].token_mixing is TokenMixing.SCALED_TOEPLITZ
-        }
+        self.reads_v = {name for name in computed if _reads_v(row, name)}
         self.groups = nn.ModuleDict(
-            {
-                name: module or _build(row, name, width, length, convolves=name not in self.reads_v)
-                for name, module in computed.items()
-            }
+            {name: module or _build(row, name, width, length) for name, module in computed.items()}
         )
-        self.kernels = {name for name in computed if not row.groups[name].from_input}
 
     def slots(self) -> list[Slot]:
         """The tails of the short convolutions, as ``NAME.tail``."""
@@ -251,29 +275,48 @@ class Featurizer(nn.Module):
         ]
 
     def forward(self, x: Tensor, state: OperatorState | None) -> dict[str, Tensor]:
-        """All groups from the input; kernels are left to the mixer, which knows the length it needs."""
+        """All groups but the kernel, which the mixer asks for with the length that it needs."""
         features: dict[str, Tensor] = {}
         for name, group in self.groups.items():
-            if name in self.kernels:
-                continue
-            source = features["v"] if name in self.reads_v else x
-            features[name] = group(source) if isinstance(group, StepSize) else group(source, state, f"{name}.tail")
+            if isinstance(group, ProjectedGroup):
+                features[name] = group(features["v"] if name in self.reads_v else x, state, f"{name}.tail")
+            elif isinstance(group, Constant):
+                features[name] = group(x)
         return features
 
     def kernel(self, length: int) -> Tensor:
-        """The kernel K of a Toeplitz operator for `length` lags."""
+        """The kernel K of a Toeplitz operator for up to `length` lags: [channels, lags]."""
         return self.groups["K"](length)
 
 
-def _build(row: LivClass, name: str, width: int, length: int, *, convolves: bool) -> nn.Module:
+def _reads_v(row: LivClass, name: str) -> bool:
+    return (
+        row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE
+        and name in ("delta", "B", "C")
+        and all(row.groups[group].token_mixing is TokenMixing.SCALED_TOEPLITZ for group in (name, "v"))
+    )
+
+
+def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
     group = row.groups[name]
     outputs = group_channels(row, name, width)
-    if group.parametrization is Parametrization.EXPLICIT:
-        return ExplicitKernel(outputs)
-    if group.parametrization is Parametrization.IMPLICIT:
-        return ImplicitKernel(outputs, length)
-    blocks = width // head_size(width) if group.channel_mixing is ChannelMixing.GROUPED else 1
-    if row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and name == "delta":
-        return StepSize(width, mixing_heads(row, width), group.channel_mixing, blocks)
-    convolve = convolves and group.token_mixing is TokenMixing.SCALED_TOEPLITZ
-    return ProjectedGroup(group, width, outputs, blocks, convolve=convolve)
+    step_size = row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and name == "delta"
+    if name == "K":
+        implicit = group.parametrization is Parametrization.IMPLICIT
+        return ImplicitKernel(outputs, length) if implicit else ExplicitKernel(outputs)
+    if not group.from_input:
+        return Constant(outputs, step_size=step_size)
+    mixing = group.channel_mixing
+    inputs = inner_width(row, width) if _reads_v(row, name) else width
+    convolve = group.token_mixing is TokenMixing.SCALED_TOEPLITZ and not _reads_v(row, name)
+    project: nn.Module | None
+    if step_size and mixing is ChannelMixing.DENSE and outputs > step_rank(width):
+        project = Factored(inputs, outputs, step_rank(width))
+    elif convolve and mixing is ChannelMixing.DIAGONAL:
+        project = None
+    else:
+        blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
+        project = channel_map(mixing, inputs, outputs, blocks)
+    # Attention repeats its key and value heads itself, without storing them more than once.
+    repeat = 1 if row.operator.token_mixing is TokenMixing.LOW_RANK else group.repeat
+    return ProjectedGroup(group, project, outputs, convolve=convolve, repeat=repeat, step_size=step_size)

@@ -1,4 +1,4 @@
-"""Low-rank token mixing: attention in all its nonlinearities (A.6.2, classes SA-1 to SA-4)."""
+"""Low-rank token mixing: attention in all its nonlinearities and sparsities (A.6.2, classes SA-1 to SA-4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from star.liv.featurizer import Featurizer, activate
 from star.liv.kernels.rotary import rotate
 from star.liv.mixer import Features
 from star.liv.sizes import mixing_heads
-from star.liv.state import Call, OperatorState, Slot, append, replace
+from star.liv.state import Call, OperatorState, Slot, append, replace, slide
 
 LINEAR_CHUNK = 64
 
@@ -23,7 +23,8 @@ class LowRankMixer(nn.Module):
 
     Softmax is attention. Without a nonlinearity T has rank h: linear attention, a running sum of k ⊗ v. ReLU and swish
     act on each score. All but softmax average over the visible positions, so that outputs do not grow with length.
-    q and k carry rotary phases where h is even.
+    A band lets position i see the `window` tokens that end with it, blocks those of its own block of `window` tokens;
+    both take time linear in ℓ and keep `window` - 1 tokens. q and k carry rotary phases where h is even.
     """
 
     def __init__(self, row: LivClass, width: int) -> None:
@@ -33,8 +34,9 @@ class LowRankMixer(nn.Module):
         self.window = row.window
         self.heads = mixing_heads(row, width)
         self.kv_heads = self.heads // row.groups["k"].repeat
-        self.size = width // self.heads
-        self.channels = width
+        self.size = width // self.heads * row.groups["q"].expansion
+        self.value_size = width // self.heads * row.groups["v"].expansion
+        self.channels = self.heads * self.value_size
 
     @property
     def recurrent(self) -> bool:
@@ -43,27 +45,44 @@ class LowRankMixer(nn.Module):
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
         if self.recurrent:
-            return [Slot("kv", (self.kv_heads, self.size, self.size), accumulated=True)]
-        return [Slot(name, (max_length, self.kv_heads, self.size)) for name in ("k", "v") if name not in taken]
+            return [Slot("kv", (self.kv_heads, self.size, self.value_size), accumulated=True)]
+        whole = self.sparsity is Sparsity.NONE
+        length = max_length if whole else min(max_length, self.window - 1)
+        return [
+            Slot(name, (length, self.kv_heads, size), positional=whole)
+            for name, size in (("k", self.size), ("v", self.value_size))
+            if name not in taken and length
+        ]
 
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
-        """Split into heads, rotate; with a state, k and v of everything so far."""
-        prepared = {name: feature.unflatten(-1, (-1, self.size)) for name, feature in features.items()}
-        if self.size % 2 == 0:
-            for name in ("q", "k"):
-                if name in prepared:
-                    prepared[name] = rotate(prepared[name], call.position)
-        if state is not None and not self.recurrent:
+        """Split into heads, rotate; with a state, k and v of all that is kept and of this chunk."""
+        sizes = {"q": self.size, "k": self.size, "v": self.value_size}
+        prepared = {name: feature.unflatten(-1, (-1, sizes[name])) for name, feature in features.items()}
+        for name in ("q", "k"):
+            if name in prepared and self.size % 2 == 0:
+                prepared[name] = rotate(prepared[name], call.position)
+        if state is not None:
             for name in ("k", "v"):
-                if name in prepared:
-                    prepared[name] = append(state, name, call.position, prepared[name])
+                if name in prepared and name in state:
+                    prepared[name] = self._remember(state, name, call.position, prepared[name])
         return prepared
+
+    def _remember(self, state: OperatorState, name: str, position: int, chunk: Tensor) -> Tensor:
+        if self.sparsity is Sparsity.NONE:
+            return append(state, name, position, chunk)
+        return torch.cat([slide(state, name, chunk).to(chunk.dtype), chunk], dim=1)
 
     def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
         q, k = (features[name].transpose(1, 2) for name in ("q", "k"))
         k = k.to(q.dtype).repeat_interleave(self.heads // self.kv_heads, dim=1)
-        mask = self._mask(q.shape[2], call, q.device)
         scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) / sqrt(self.size)
+        i = torch.arange(x.shape[1], device=x.device)[:, None]
+        j = i.t()
+        mask = j <= i
+        if self.sparsity is Sparsity.BANDED:
+            mask = mask & (j > i - self.window)
+        elif self.sparsity is Sparsity.BLOCK_DIAGONAL:
+            mask = mask & (j // self.window == i // self.window)
         if self.nonlinearity is Nonlinearity.SOFTMAX:
             return scores.masked_fill(~mask, float("-inf")).softmax(-1)
         return activate(scores, self.nonlinearity) * (mask / mask.sum(-1, keepdim=True))
@@ -76,39 +95,64 @@ class LowRankMixer(nn.Module):
     ) -> Tensor:
         q, k, v = (features[name].transpose(1, 2) for name in ("q", "k", "v"))  # B L H h -> B H L h
         k, v = k.to(q.dtype), v.to(q.dtype)
-        if self.nonlinearity is Nonlinearity.SOFTMAX:
-            y = self._softmax(q, k, v, call)
+        if self.sparsity is not Sparsity.NONE:
+            y = self._windowed(q, k, v, call)
         elif self.recurrent:
             y = self._linear(q, k, v, call, state)
         else:
-            y = self._scored(q, k, v, call)
+            y = self._whole(q, k, v, call)
         return y.transpose(1, 2).flatten(-2)
 
-    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-        length = q.shape[2]
-        plain = call.valid is None and self.sparsity is Sparsity.NONE
-        causal = plain and call.position == 0
-        mask = None if causal or (plain and length == 1) else self._mask(length, call, q.device)
-        return functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.heads > self.kv_heads
-        )
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
+        """Every query sees all real tokens up to itself."""
+        length, keys = q.shape[2], k.shape[2]
+        if self.nonlinearity is Nonlinearity.SOFTMAX and call.valid is None and (length == keys or length == 1):
+            return functional.scaled_dot_product_attention(
+                q, k, v, is_causal=length > 1, enable_gqa=self.heads > self.kv_heads
+            )
+        j = torch.arange(keys, device=q.device)
+        i = j[keys - length :, None]
+        # A padding query sees itself: no softmax row may be empty.
+        mask = (j <= i) & call.real(keys, length, q.device)[:, None, :] | (j == i)
+        return self._attend(q, k, v, mask.unsqueeze(1))
 
-    def _scored(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-        mask = self._mask(q.shape[2], call, q.device)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """q: [B, H, ℓ, h]; k, v: [B, kv heads, m, ·]; mask: [1 or B, 1, ℓ, m]."""
+        if self.nonlinearity is Nonlinearity.SOFTMAX:
+            gqa = self.heads > self.kv_heads
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
         k, v = (tensor.repeat_interleave(self.heads // self.kv_heads, dim=1) for tensor in (k, v))
         scores = activate(q @ k.transpose(-1, -2) / sqrt(self.size), self.nonlinearity)
         return (scores * (mask / mask.sum(-1, keepdim=True)).to(scores.dtype)) @ v
 
-    def _mask(self, length: int, call: Call, device: torch.device) -> Tensor:
-        """[1 or B, 1, ℓ, position + ℓ]: causality, padding and the sparsity of the genome."""
-        mask = call.visible(length, device)
-        keys = torch.arange(call.position + length, device=device)
-        queries = keys[call.position :, None]
-        if self.sparsity is Sparsity.BANDED:
-            mask = mask & (keys > queries - self.window)
-        elif self.sparsity is Sparsity.BLOCK_DIAGONAL:
-            mask = mask & (keys // self.window == queries // self.window)
-        return mask.unsqueeze(1)
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
+        """Queries in blocks of `window`, each block against the keys that it can reach: 2 windows for a band (its own
+        and the one before), its own for blocks. k and v may start before this chunk."""
+        window, length, keys = self.window, q.shape[2], k.shape[2]
+        real = call.real(keys, length, q.device)
+        banded = self.sparsity is Sparsity.BANDED
+        if banded:
+            front, lead = 0, window - (keys - length)  # exactly one window of keys before the first query
+        else:
+            front = call.position % window  # blocks count from the start of the sequence
+            lead = front - (keys - length)
+        back = -(front + length) % window
+        q = functional.pad(q, (0, 0, front, back))
+        # A negative lead crops keys that no query of this chunk reaches.
+        k, v = (functional.pad(tensor, (0, 0, lead, back)) for tensor in (k, v))
+        real = functional.pad(real, (lead, back))
+        count = q.shape[2] // window
+        span = 2 * window if banded else window
+        q = q.unflatten(2, (count, window))
+        k, v = (tensor.unfold(2, span, window).transpose(-1, -2) for tensor in (k, v))  # B H n span h
+        i = torch.arange(span - window, span, device=q.device)[:, None]
+        j = torch.arange(span, device=q.device)
+        mask = (j <= i) & (j > i - window) & real.unfold(1, span, window)[:, :, None, :] | (j == i)  # B n window span
+        batch = q.shape[0]
+        folded = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v)]  # (B n) H · h
+        mask = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
+        y = self._attend(*folded, mask)
+        return y.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, front : front + length]
 
     def _linear(self, q: Tensor, k: Tensor, v: Tensor, call: Call, state: OperatorState | None) -> Tensor:
         """Chunk by chunk: a masked product inside a chunk, the running sum between chunks. Linear in ℓ."""

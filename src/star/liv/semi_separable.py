@@ -10,7 +10,7 @@ from star.genome import LivClass, Sparsity
 from star.liv.featurizer import Featurizer, undecayed
 from star.liv.kernels.scan import selective_scan
 from star.liv.mixer import Features
-from star.liv.sizes import mixing_heads
+from star.liv.sizes import inner_width, mixing_heads
 from star.liv.state import Call, OperatorState, Slot, replace
 
 
@@ -22,12 +22,12 @@ class SemiSeparableMixer(nn.Module):
 
     def __init__(self, row: LivClass, width: int) -> None:
         super().__init__()
-        self.channels = width
+        self.channels = inner_width(row, width)
         self.state_size = row.groups["B"].expansion
         self.heads = mixing_heads(row, width)
         self.window = row.window if row.operator.sparsity is Sparsity.BLOCK_DIAGONAL else None
         self.A_log = undecayed(nn.Parameter(torch.empty(self.heads, self.state_size)))
-        self.D = undecayed(nn.Parameter(torch.empty(width)))
+        self.D = undecayed(nn.Parameter(torch.empty(self.channels)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -6,6 +6,7 @@ from math import ceil
 
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, TokenMixing
+from star.genome.meaning import CONTENT
 
 HEAD_SIZE = 64
 HIDDEN_MULTIPLE = 64
@@ -29,12 +30,19 @@ def head_size(width: int, repeat: int = 1) -> int:
     )
 
 
+def inner_width(row: LivClass, width: int) -> int:
+    """Channels that T is applied to, where it is not the memoryless unit's: the width, times v's expansion."""
+    content = CONTENT.get(row.operator.token_mixing)
+    return width * (row.groups[content].expansion if content else 1)
+
+
 def mixing_heads(row: LivClass, width: int) -> int:
     """How many different token-mixing matrices T has: one for each channel (diagonal channel mixing), one for each
     head (grouped), or one (dense)."""
     match row.operator.channel_mixing:
         case ChannelMixing.DIAGONAL:
-            return width
+            # The heads of a low-rank operator are split off the width; its groups may be wider (expansion).
+            return width if row.operator.token_mixing is TokenMixing.LOW_RANK else inner_width(row, width)
         case ChannelMixing.GROUPED:
             repeat = row.groups["k"].repeat if row.operator.token_mixing is TokenMixing.LOW_RANK else 1
             return width // head_size(width, repeat)
@@ -53,25 +61,32 @@ def hidden_size(row: LivClass, width: int) -> int:
 
 
 def group_channels(row: LivClass, name: str, width: int) -> int:
-    """Channels of a feature group as it is computed, before repetition."""
+    """Channels of a feature group as it is computed, before repetition. Raises `StarError` where `repeat` does not
+    divide them."""
     group = row.groups[name]
     match row.operator.token_mixing:
         case TokenMixing.DIAGONAL:
-            return hidden_size(row, width)
+            channels = hidden_size(row, width)
         case TokenMixing.LOW_RANK:
-            heads = mixing_heads(row, width)
-            if heads % group.repeat:
-                raise StarError(
-                    f"LIV class {row.name!r} repeats {name} {group.repeat} times, but has {heads} heads at width "
-                    f"{width}; use a repeat that divides the heads."
-                )
-            return width // group.repeat
+            # Whole heads are repeated, so it is they that must divide.
+            return group.expansion * width // mixing_heads(row, width) * _divided(row, name, mixing_heads(row, width))
         case TokenMixing.SCALED_TOEPLITZ:
-            return mixing_heads(row, width) if name == "K" else width
+            channels = mixing_heads(row, width) if name == "K" else width
         case TokenMixing.SEMI_SEPARABLE:
             if name in ("B", "C"):
                 return group.expansion
-            return mixing_heads(row, width) if name == "delta" else width
+            channels = mixing_heads(row, width) if name == "delta" else inner_width(row, width)
+    return _divided(row, name, channels)
+
+
+def _divided(row: LivClass, name: str, count: int) -> int:
+    repeat = row.groups[name].repeat
+    if count % repeat:
+        raise StarError(
+            f"LIV class {row.name!r} repeats {name} {repeat} times, which does not divide its {count} channels or "
+            f"heads; use a repeat that does, or another width."
+        )
+    return count // repeat
 
 
 def step_rank(width: int) -> int:

@@ -7,6 +7,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 #: The state of one operator: slot name → tensor [batch, *slot.shape].
 OperatorState = dict[str, Tensor]
@@ -14,14 +15,16 @@ OperatorState = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor of a state: its shape for one sequence, and whether it is accumulated over time.
+    """One tensor of a state, its shape for one sequence.
 
-    Accumulated slots (recurrent states) are kept in float32 or better whatever the model's dtype is.
+    accumulated: a recurrent state, kept in float32 or better whatever the model's dtype is. positional: entry t belongs
+    to token t, so that the last tokens can be taken back.
     """
 
     name: str
     shape: tuple[int, ...]
     accumulated: bool = False
+    positional: bool = False
 
     @property
     def elements(self) -> int:
@@ -47,15 +50,14 @@ class Call:
     valid: Tensor | None = None
     published: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
 
-    def visible(self, length: int, device: torch.device) -> Tensor:
-        """Causal mask [1 or B, ℓ, position + ℓ]: True where query i may see key j. Padding queries see themselves, so
-        that no softmax row is empty."""
-        keys = torch.arange(self.position + length, device=device)
-        queries = keys[self.position :]
-        mask = (keys <= queries[:, None]).unsqueeze(0)
-        if self.valid is not None:
-            mask = mask & self.valid[:, None, :] | (keys == queries[:, None])
-        return mask
+    def real(self, keys: int, length: int, device: torch.device) -> Tensor:
+        """[1 or B, keys]: whether each of the last `keys` positions up to this chunk's end is a real token: neither
+        padding nor before the start."""
+        end = self.position + length
+        before = max(0, keys - end)
+        if self.valid is None:
+            return (torch.arange(keys, device=device) >= before).unsqueeze(0)
+        return functional.pad(self.valid[:, max(0, end - keys) :], (before, 0))
 
     def counts(self, length: int, device: torch.device) -> Tensor:
         """[1 or B, ℓ]: how many real tokens each position sees, at least 1."""

@@ -39,7 +39,7 @@ class ToeplitzMixer(nn.Module):
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
         length = max_length if self.reach is None else min(self.reach - 1, max_length)
-        return [Slot("u", (length, self.channels))] if length else []
+        return [Slot("u", (length, self.channels), positional=self.reach is None)] if length else []
 
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
         return features

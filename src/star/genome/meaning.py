@@ -70,9 +70,9 @@ class OperatorRule(Rule):
 
 @dataclass(frozen=True)
 class GroupRule(Rule):
-    """About one feature group of an operator: (token mixing, name of the group, group)."""
+    """About one feature group of an operator: (operator, name of the group, group)."""
 
-    holds: Callable[[TokenMixing, str, FeatureGroup], bool]
+    holds: Callable[[OperatorGenome, str, FeatureGroup], bool]
 
 
 def _pair(mixing: TokenMixing, *values: Sparsity | Nonlinearity) -> Callable[[OperatorGenome], bool]:
@@ -116,60 +116,71 @@ GROUP_RULES: tuple[GroupRule, ...] = (
     GroupRule(
         "the kernel K from the input",
         "K_{i-j} depends on the lag alone; parametrize it as 2 (explicit) or 3 (implicit)",
-        lambda mixing, name, group: name == "K" and group.from_input,
+        lambda operator, name, group: name == "K" and group.from_input,
     ),
     GroupRule(
         "an implicit group that is not the kernel K",
         "only K is a function of the lag; parametrize the group as 1 (from the input) or 2 (a learned constant)",
-        lambda mixing, name, group: name != "K" and group.parametrization is Parametrization.IMPLICIT,
+        lambda operator, name, group: name != "K" and group.parametrization is Parametrization.IMPLICIT,
     ),
     GroupRule(
         "the content (up or v) as a learned constant",
         "T is applied to the content, so without the input in it nothing is left of the sequence",
-        lambda mixing, name, group: CONTENT.get(mixing) == name and not group.from_input,
+        lambda operator, name, group: CONTENT.get(operator.token_mixing) == name and not group.from_input,
     ),
     GroupRule(
         "token mixing 2 or 4 in a featurizer",
-        "featurizers are kept to linear maps and elementwise nonlinearities (paper 2): 1 (none) or 3 (short convolution)",
-        lambda mixing, name, group: group.from_input and group.token_mixing not in (_D, _T),
+        "featurizers end in linear maps and elementwise nonlinearities (paper 2): 1 (none) or 3 (short convolution)",
+        lambda operator, name, group: group.from_input and group.token_mixing not in (_D, _T),
     ),
     GroupRule(
         "token mixing 3 without a band, or a band without token mixing 3, in a featurizer",
         "the convolution of a feature group is short, so 3 goes with sparsity 2, and 1 with sparsity 1",
-        lambda mixing, name, group: (
+        lambda operator, name, group: (
             group.from_input and (group.token_mixing is _T) != (group.sparsity is Sparsity.BANDED)
         ),
     ),
     GroupRule(
         "a block-diagonal feature group",
         "a convolution of three tokens has no blocks worth cutting; use the operator's sparsity",
-        lambda mixing, name, group: group.sparsity is Sparsity.BLOCK_DIAGONAL,
+        lambda operator, name, group: group.sparsity is Sparsity.BLOCK_DIAGONAL,
     ),
     GroupRule(
         "softmax on a feature group",
         "feature groups end in an elementwise nonlinearity: none, ReLU or swish",
-        lambda mixing, name, group: group.nonlinearity is Nonlinearity.SOFTMAX,
+        lambda operator, name, group: group.nonlinearity is Nonlinearity.SOFTMAX,
     ),
     GroupRule(
         "diagonal channel mixing with another number of channels than the input",
         "it scales each channel of the input; expansion and repeat are 1, and B and C of a recurrence have N channels",
-        lambda mixing, name, group: (
+        lambda operator, name, group: (
             group.from_input
             and group.channel_mixing is ChannelMixing.DIAGONAL
-            and (group.expansion > 1 or group.repeat > 1 or (mixing is _S and name in ("B", "C")))
+            and (group.expansion > 1 or group.repeat > 1 or (operator.token_mixing is _S and name in ("B", "C")))
+        ),
+    ),
+    GroupRule(
+        "diagonal channel mixing of gate, up or Δ in an operator that mixes channels otherwise",
+        "gate and up then have hidden channels, and Δ one for each head; both need a map from the d channels of x",
+        lambda operator, name, group: (
+            group.from_input
+            and group.channel_mixing is ChannelMixing.DIAGONAL
+            and name in ("gate", "up", "delta")
+            and operator.channel_mixing is not ChannelMixing.DIAGONAL
         ),
     ),
     GroupRule(
         "an expanded group of a Toeplitz operator",
         "C, K and B act on x itself, channel by channel",
-        lambda mixing, name, group: mixing is _T and group.expansion > 1,
+        lambda operator, name, group: operator.token_mixing is _T and group.expansion > 1,
     ),
     GroupRule(
         "a repeated q, K, B or C of a recurrence, or learned constant",
         "q counts the heads, the state groups serve all channels anyway, and a constant or kernel is shared between "
         "channels by the operator's channel mixing",
-        lambda mixing, name, group: (
-            group.repeat > 1 and (name in ("q", "K") or (mixing is _S and name in ("B", "C")) or not group.from_input)
+        lambda operator, name, group: (
+            group.repeat > 1
+            and (name in ("q", "K") or (operator.token_mixing is _S and name in ("B", "C")) or not group.from_input)
         ),
     ),
 )
@@ -184,10 +195,14 @@ def refusals(operator: OperatorGenome, featurizer: FeaturizerGenome) -> list[str
         return [*reasons, f"it needs {len(names)} feature groups ({', '.join(names)}), not {len(featurizer)}"]
     groups = dict(zip(names, featurizer, strict=True))
     for name, group in groups.items():
-        reasons += [f"group {name}, {rule.what}: {rule.why}" for rule in GROUP_RULES if rule.holds(mixing, name, group)]
+        reasons += [
+            f"group {name}, {rule.what}: {rule.why}" for rule in GROUP_RULES if rule.holds(operator, name, group)
+        ]
     for equal in EQUAL_EXPANSION.get(mixing, ()):
         if len({groups[name].expansion for name in equal}) > 1:
             reasons.append(f"groups {', '.join(equal)} meet channel by channel, so they need one expansion")
+    if not any(group.from_input for group in featurizer):
+        reasons.append(f"group {names[0]}, no group from the input: T would be the same for every input")
     if mixing is _L and groups["k"].repeat != groups["v"].repeat:
         reasons.append("groups k and v belong to the same heads, so they need one repeat")
     return reasons

@@ -82,19 +82,40 @@ class LivClass:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LivClass:
-        """Read what `to_dict` wrote, or a row of a recipe."""
+        """Read what `to_dict` wrote, or a row of a recipe, where strategies may leave out the first, empty one."""
+        fields = ("id", "name", "operator", "featurizer", "strategies", "differential", "window")
+        unknown = [key for key in data if key not in fields]
+        missing = [key for key in fields[:4] if key not in data]
+        if unknown or missing:
+            raise StarError(
+                f"a LIV class has the fields {', '.join(fields)}, the first four always; "
+                + "; ".join(filter(None, (_named("unknown", unknown), _named("missing", missing))))
+                + "."
+            )
+        strategies = data.get("strategies", [])
+        if not isinstance(strategies, list | tuple) or any(isinstance(strategy, str) for strategy in strategies):
+            raise StarError(
+                f'strategies of a LIV class are lists of feature groups, [["k"], ["k", "v"]]; not {strategies}.'
+            )
+        named = [tuple(map(str, strategy)) for strategy in strategies]
         try:
             return cls(
                 id=int(data["id"]),
                 name=str(data["name"]),
                 operator=OperatorGenome.parse(str(data["operator"])),
                 featurizer=FeaturizerGenome.parse(str(data["featurizer"])),
-                strategies=tuple(tuple(strategy) for strategy in data.get("strategies", [[]])),
+                strategies=tuple(named if named[:1] == [()] else [(), *named]),
                 differential=bool(data.get("differential", False)),
                 window=int(data.get("window", 64)),
             )
-        except KeyError as missing:
-            raise StarError(f"a LIV class needs id, name, operator and featurizer; {missing} is missing.") from None
+        except (TypeError, ValueError) as error:
+            if isinstance(error, StarError):
+                raise
+            raise StarError(f"LIV class {data['name']!r}: id and window are whole numbers; {error}.") from None
+
+
+def _named(what: str, keys: list[str]) -> str:
+    return f"{what}: {', '.join(keys)}" if keys else ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +138,11 @@ class OptionPool:
         from star.genome.paper import PAPER_CLASSES
 
         return cls("paper", PAPER_CLASSES)
+
+    def extended(self, *rows: LivClass) -> OptionPool:
+        """This pool with more classes; a row with an id that is here already takes its place."""
+        kept = tuple(row for row in self.rows if row.id not in {new.id for new in rows})
+        return OptionPool(self.name, kept + rows)
 
     @property
     def classes(self) -> dict[int, LivClass]:

@@ -85,7 +85,7 @@ class LowRankMixer(nn.Module):
             mask = mask & (j // self.window == i // self.window)
         if self.nonlinearity is Nonlinearity.SOFTMAX:
             return scores.masked_fill(~mask, float("-inf")).softmax(-1)
-        return activate(scores, self.nonlinearity) * (mask / mask.sum(-1, keepdim=True))
+        return activate(scores, self.nonlinearity) * self._average(mask, scores.dtype)
 
     def content(self, x: Tensor, features: Features) -> Tensor:
         return features["v"].repeat_interleave(self.heads // self.kv_heads, dim=2).flatten(-2)
@@ -123,7 +123,13 @@ class LowRankMixer(nn.Module):
             return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
         k, v = (tensor.repeat_interleave(self.heads // self.kv_heads, dim=1) for tensor in (k, v))
         scores = activate(q @ k.transpose(-1, -2) / sqrt(self.size), self.nonlinearity)
-        return (scores * (mask / mask.sum(-1, keepdim=True)).to(scores.dtype)) @ v
+        return (scores * self._average(mask, scores.dtype)) @ v
+
+    @staticmethod
+    def _average(mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """Each row of a mask divided by what it lets through."""
+        mask = mask.to(dtype)
+        return mask / mask.sum(-1, keepdim=True)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         """Queries in blocks of `window`, each block against the keys that it can reach: 2 windows for a band (its own
@@ -149,9 +155,9 @@ class LowRankMixer(nn.Module):
         j = torch.arange(span, device=q.device)
         mask = (j <= i) & (j > i - window) & real.unfold(1, span, window)[:, :, None, :] | (j == i)  # B n window span
         batch = q.shape[0]
-        folded = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v)]  # (B n) H · h
+        q, k, v = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v))  # (B n) H · h
         mask = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
-        y = self._attend(*folded, mask)
+        y = self._attend(q, k, v, mask)
         return y.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, front : front + length]
 
     def _linear(self, q: Tensor, k: Tensor, v: Tensor, call: Call, state: OperatorState | None) -> Tensor:

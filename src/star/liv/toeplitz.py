@@ -86,7 +86,7 @@ class ToeplitzMixer(nn.Module):
         if state is None or self.explicit or torch.is_grad_enabled():
             return self._fresh_kernel(featurizer, length)
         if "kernel" not in state:
-            state["kernel"] = self._fresh_kernel(featurizer, max(length, state["u"].shape[1] + 1))
+            state["kernel"] = self._fresh_kernel(featurizer, max(length, self.reach or state["u"].shape[1]))
         return state["kernel"][:, :length]
 
     def _fresh_kernel(self, featurizer: Featurizer, length: int) -> Tensor:

@@ -18,7 +18,7 @@ def selective_scan_by_steps(
     for t in range(x.shape[1]):
         a = torch.exp(delta[:, t, None, :] * decay.t())
         if keep is not None:
-            a = a * keep[t]
+            a = a * keep[0, t]
         state = a * state + b[:, t, :, None] * (delta[:, t] * x[:, t])[:, None, :]
         outputs.append((c[:, t, :, None] * state).sum(1))
     return torch.stack(outputs, 1), state
@@ -50,7 +50,7 @@ def test_selective_scan_outputs_and_gradients(
     x, delta = torch.randn(2, length, 5, **double), torch.rand(2, length, 5, **double)
     b, c = torch.randn(2, length, states, **double), torch.randn(2, length, states, **double)
     decay, state = -torch.rand(5, states, **double) * 3, torch.randn(2, states, 5, **double)
-    keep = (torch.arange(length) % 7 != 0).double() if forget else None
+    keep = (torch.arange(length) % 7 != 0).double().unsqueeze(0) if forget else None
     inputs = [tensor.requires_grad_() for tensor in (x, delta, decay, b, c, state)]
     weights = [torch.randn(2, length, 5, **double), torch.randn(2, states, 5, **double)]
 

@@ -30,10 +30,6 @@ class Backbone(nn.Module):
             raise StarError(f"length {length} is not positive; give the number of tokens that sequences have.")
         self.genome, self.pool, self.width, self.length = genome, pool, width, length
         wires = wiring(genome, pool)
-        # A LIV that takes every feature group from another one never looks at its own input.
-        self.norms = nn.ModuleList(
-            nn.RMSNorm(width, eps=NORM_EPSILON) if computed else nn.Identity() for computed in wires.owners
-        )
         livs: list[LIV] = []
         for index, segment in enumerate(genome):
             row = pool[segment.liv]
@@ -48,6 +44,9 @@ class Backbone(nn.Module):
             given = frozenset(name for taken in wires.taken for name, source in taken.items() if source == index)
             livs.append(LIV(row, width, length, Sharing(index, wires.taken[index], given, modules)))
             livs[-1].scale_output(1 / sqrt(genome.depth))
+        self.norms = nn.ModuleList(
+            nn.RMSNorm(width, eps=NORM_EPSILON) if liv.operators[0].reads_input else nn.Identity() for liv in livs
+        )
         self.livs = nn.ModuleList(livs)
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:

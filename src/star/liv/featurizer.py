@@ -261,6 +261,10 @@ class Featurizer(nn.Module):
         """`computed` names the groups to compute; a module given there is shared, None is built here."""
         super().__init__()
         self.reads_v = {name for name in computed if _reads_v(row, name)}
+        # A group that is a constant, or that reads a v from elsewhere, never looks at x.
+        self.reads_x = any(
+            row.groups[name].from_input and not (name in self.reads_v and "v" not in computed) for name in computed
+        )
         self.groups = nn.ModuleDict(
             {name: module or _build(row, name, width, length) for name, module in computed.items()}
         )
@@ -274,12 +278,16 @@ class Featurizer(nn.Module):
             for slot in group.slots()
         ]
 
-    def forward(self, x: Tensor, state: OperatorState | None) -> dict[str, Tensor]:
-        """All groups but the kernel, which the mixer asks for with the length that it needs."""
+    def forward(self, x: Tensor, state: OperatorState | None, taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Own groups but the kernel, which the mixer asks for with the length that it needs. `taken`: groups from
+        another LIV."""
         features: dict[str, Tensor] = {}
         for name, group in self.groups.items():
             if isinstance(group, ProjectedGroup):
-                features[name] = group(features["v"] if name in self.reads_v else x, state, f"{name}.tail")
+                source = x
+                if name in self.reads_v:
+                    source = taken["v"] if "v" in taken else features["v"]
+                features[name] = group(source, state, f"{name}.tail")
             elif isinstance(group, Constant):
                 features[name] = group(x)
         return features

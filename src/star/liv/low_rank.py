@@ -132,33 +132,32 @@ class LowRankMixer(nn.Module):
         return mask / mask.sum(-1, keepdim=True)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-        """Queries in blocks of `window`, each block against the keys that it can reach: 2 windows for a band (its own
-        and the one before), its own for blocks. k and v may start before this chunk."""
+        """Queries in blocks of `window`, each against its own block of keys and the one before, which hold all that a
+        band, or a block that starts anywhere, can reach. k and v may start before this chunk."""
         window, length, keys = self.window, q.shape[2], k.shape[2]
-        real = call.real(keys, length, q.device)
-        banded = self.sparsity is Sparsity.BANDED
-        if banded:
-            front, lead = 0, window - (keys - length)  # exactly one window of keys before the first query
-        else:
-            front = call.position % window  # blocks count from the start of the sequence
-            lead = front - (keys - length)
-        back = -(front + length) % window
-        q = functional.pad(q, (0, 0, front, back))
-        # A negative lead crops keys that no query of this chunk reaches.
+        lead, back = window - (keys - length), -length % window  # one whole window of keys before the first query
         k, v = (functional.pad(tensor, (0, 0, lead, back)) for tensor in (k, v))
-        real = functional.pad(real, (lead, back))
-        count = q.shape[2] // window
-        span = 2 * window if banded else window
-        q = q.unflatten(2, (count, window))
-        k, v = (tensor.unfold(2, span, window).transpose(-1, -2) for tensor in (k, v))  # B H n span h
-        i = torch.arange(span - window, span, device=q.device)[:, None]
-        j = torch.arange(span, device=q.device)
-        mask = (j <= i) & (j > i - window) & real.unfold(1, span, window)[:, :, None, :] | (j == i)  # B n window span
-        batch = q.shape[0]
+        q = functional.pad(q, (0, 0, 0, back)).unflatten(2, (-1, window))
+        k, v = (tensor.unfold(2, 2 * window, window).transpose(-1, -2) for tensor in (k, v))  # B H n 2w h
+        mask = self._window_mask(length, lead, back, keys, call, q.device)
+        batch, count = q.shape[0], q.shape[2]
         q, k, v = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (q, k, v))  # (B n) H · h
-        mask = mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1)
-        y = self._attend(q, k, v, mask)
-        return y.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, front : front + length]
+        y = self._attend(q, k, v, mask.expand(batch, -1, -1, -1).flatten(0, 1).unsqueeze(1))
+        return y.unflatten(0, (batch, count)).transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+    def _window_mask(self, length: int, lead: int, back: int, keys: int, call: Call, device: torch.device) -> Tensor:
+        """[1 or B, blocks, window, 2 window]."""
+        window = self.window
+        real = functional.pad(call.real(keys, length, device), (lead, back)).unfold(1, 2 * window, window)
+        i = torch.arange(window, 2 * window, device=device)[:, None]
+        j = torch.arange(2 * window, device=device)
+        mask = (j <= i) & (j > i - window) & real[:, :, None, :]
+        if self.sparsity is Sparsity.BLOCK_DIAGONAL:
+            inside = functional.pad(call.within_block(window, length, length, device), (0, back)).unflatten(
+                1, (-1, window)
+            )
+            mask = mask & (i - j <= inside[..., None])
+        return mask | (j == i)
 
     def _linear(self, q: Tensor, k: Tensor, v: Tensor, call: Call, state: OperatorState | None) -> Tensor:
         """Chunk by chunk: a masked product inside a chunk, the running sum between chunks. Linear in ℓ."""

@@ -56,21 +56,26 @@ class Operator(nn.Module):
     def _mixer(self) -> Mixer:
         return self.mixer  # type: ignore[return-value]
 
+    @property
+    def reads_input(self) -> bool:
+        """False where a LIV takes so much from others that it never looks at its own input."""
+        return self.featurizer.reads_x or isinstance(self.mixer, ToeplitzMixer)
+
     def slots(self, max_length: int) -> list[Slot]:
         """The state for one sequence of up to `max_length` tokens."""
         return self.featurizer.slots() + self._mixer.slots(max_length, frozenset(self.sharing.taken))
 
     def features(self, x: Tensor, call: Call, state: OperatorState | None) -> dict[str, Tensor]:
         """All feature groups, computed or taken; those that later LIVs take are published in the call."""
-        features = self._mixer.prepare(self.featurizer(x, state), call, state)
-        for name in self.sharing.given:
-            if name in features:
-                call.published[self.sharing.index, self.branch, name] = features[name]
+        taken = {}
         for name, source in self.sharing.taken.items():
             if (source, self.branch, name) not in call.published:
                 raise StarError(f"LIV {self.sharing.index} takes {name} from LIV {source}; run it within its backbone.")
-            features[name] = call.published[source, self.branch, name]
-        return features
+            taken[name] = call.published[source, self.branch, name]
+        own = self._mixer.prepare(self.featurizer(x, state, taken), call, state)
+        for name in self.sharing.given & own.keys():
+            call.published[self.sharing.index, self.branch, name] = own[name]
+        return own | taken
 
     def forward(self, x: Tensor, call: Call, state: OperatorState | None) -> Tensor:
         return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))

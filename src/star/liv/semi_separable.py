@@ -83,8 +83,9 @@ class SemiSeparableMixer(nn.Module):
             if state is None
             else state["h"]
         )
-        positions = torch.arange(call.position, call.position + v.shape[1], device=v.device)
-        keep = None if self.window is None else positions % self.window != 0
+        keep = None
+        if self.window is not None:
+            keep = call.within_block(self.window, v.shape[1], v.shape[1], v.device) != 0
         y, h = selective_scan(v, delta, decay, features["B"], features["C"], h, keep)
         if state is not None:
             replace(state, "h", h)

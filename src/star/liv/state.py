@@ -59,6 +59,15 @@ class Call:
             return (torch.arange(keys, device=device) >= before).unsqueeze(0)
         return functional.pad(self.valid[:, max(0, end - keys) :], (before, 0))
 
+    def within_block(self, window: int, last: int, length: int, device: torch.device) -> Tensor:
+        """[1 or B, last]: for the last positions up to this chunk's end, how far into its block of `window` tokens each
+        stands; blocks count from the first real token of each sequence."""
+        end = self.position + length
+        positions = torch.arange(end - last, end, device=device).unsqueeze(0)
+        if self.valid is not None:
+            positions = positions - self.valid.int().argmax(1, keepdim=True)
+        return positions % window
+
     def counts(self, length: int, device: torch.device) -> Tensor:
         """[1 or B, ℓ]: how many real tokens each position sees, at least 1."""
         if self.valid is None:

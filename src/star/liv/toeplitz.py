@@ -65,7 +65,7 @@ class ToeplitzMixer(nn.Module):
         u = features["B"] * x
         past = self._past(u, call, state)
         if self.sparsity is Sparsity.BLOCK_DIAGONAL:
-            y = self._within_blocks(u, past, featurizer, call.position)
+            y = self._within_blocks(u, past, featurizer, call)
         elif self.explicit:
             taps = self._kernel(featurizer, SHORT_TAPS, state)[:, : self.reach].flip(1)
             y = short_convolution(u, taps, past)
@@ -102,17 +102,17 @@ class ToeplitzMixer(nn.Module):
             return torch.einsum("bld,dl->bd", seen.to(kernel.dtype), kernel.flip(1)).unsqueeze(1).to(u.dtype)
         return long_convolution(everything, kernel)[:, length - u.shape[1] :]
 
-    def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, position: int) -> Tensor:
-        """The convolution restarted every `window` tokens, counted from the start of the sequence."""
-        inside = position % self.window  # tokens of the running block that came before
-        if past is not None:
-            kept = past[:, max(0, past.shape[1] - inside) :].to(u.dtype)
-            inside = kept.shape[1]
-            u, position = torch.cat([kept, u], dim=1), position % self.window - inside
-        # A block can have begun before what K reaches: fill up to the block's start with zeros.
+    def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, call: Call) -> Tensor:
+        """The convolution restarted every `window` tokens. Each sequence is moved so that its blocks line up."""
         length = u.shape[1]
-        u = functional.pad(u, (0, 0, position, -(length + position) % self.window))
-        blocks = u.unflatten(1, (-1, self.window)).flatten(0, 1)
+        everything = u if past is None else torch.cat([past.to(u.dtype), u], dim=1)
+        last = everything.shape[1]
+        front = call.within_block(self.window, last, length, u.device)[:, :1]  # of the block that the first u stands in
+        size = last + self.window - 1
+        size += -size % self.window
+        places = (torch.arange(last, device=u.device) + front).expand(u.shape[0], -1)[..., None].expand_as(everything)
+        aligned = u.new_zeros(u.shape[0], size, self.channels).scatter(1, places, everything)
+        blocks = aligned.unflatten(1, (-1, self.window)).flatten(0, 1)
         y = long_convolution(blocks, self._fresh_kernel(featurizer, self.window))
-        y = y.unflatten(0, (-1, u.shape[1] // self.window)).flatten(1, 2)
-        return y[:, position : position + length][:, inside:]
+        y = y.unflatten(0, (-1, size // self.window)).flatten(1, 2)
+        return y.gather(1, places)[:, last - length :]

@@ -118,7 +118,7 @@ class _SelectiveScan(torch.autograd.Function):
 def _terms(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
     a = (delta.unsqueeze(-2) * decay).exp_()  # S B N D
     if keep is not None:
-        a *= keep.view(-1, 1, 1, 1)
+        a *= keep[..., None, None]
     return a, b.unsqueeze(-1) * (delta * x).unsqueeze(-2)
 
 
@@ -133,7 +133,7 @@ def selective_scan(
     """y_t = C_t h_t with h_t = exp(Δ_t A) ⊙ h_{t-1} + Δ_t B_t x_t, per channel (Gu & Dao 2023, eq. 2; B̄ = ΔB).
 
     x, delta: [B, ℓ, D]; decay A: [D, N], negative; b, c: [B, ℓ, N]; state: [B, N, D], the h before the first position;
-    keep: [ℓ] or None, 0 where the past is forgotten. Computed in float32, or float64 for float64 input; returns
+    keep: [1 or B, ℓ] or None, 0 where the past is forgotten. Computed in float32, or float64 for float64 input; returns
     y [B, ℓ, D] and the last state [B, N, D].
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -147,6 +147,6 @@ def selective_scan(
             b_,
             c_,
             state.to(dtype),
-            None if keep is None else keep.to(dtype),
+            None if keep is None else keep.t().to(dtype),
         )
     return y.transpose(0, 1), last

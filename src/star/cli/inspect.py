@@ -1,0 +1,171 @@
+"""`star inspect`: what a genome builds and costs, or what a run has found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from star.cli.console import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from star.cli.targets import ArchitectureTarget
+    from star.lm import Cost
+    from star.synthesis import Candidate, Run
+
+WIDTH, LENGTH = 768, 4096  # the paper's 125M scale
+
+
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="GENOME|PRESET|RUN[:CANDIDATE]",
+            help="A genome such as '11111 91111', transformer++, striped-mamba, or a run directory.",
+        ),
+    ],
+    depth: Annotated[int | None, typer.Option(help="LIVs of a preset; default 24.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels; default 768, for a candidate its run's.")] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in the cache; default 4096, for a candidate its run's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show each LIV of an architecture with its parameters and cache, or the last population of a run.
+
+    Nothing is allocated or trained. Embeddings are not counted; a cache element takes 2 bytes (bf16).
+    """
+    from star.cli.targets import RunTarget, resolve
+
+    found = resolve(target, depth=depth)
+    if isinstance(found, RunTarget):
+        _inspect_run(found, as_json)
+    else:
+        _inspect_architecture(found, width, length, as_json)
+
+
+def _inspect_architecture(target: ArchitectureTarget, width: int | None, length: int | None, as_json: bool) -> None:
+    from star.errors import StarError
+    from star.lm import analyse
+
+    recipe = target.recipe
+    width = width if width is not None else recipe.model.width if recipe else WIDTH
+    length = length if length is not None else recipe.cache_length if recipe else LENGTH
+    for name, value in (("width", width), ("length", length)):
+        if value < 1:
+            raise StarError(f"--{name} is {value}, but it must be at least 1")
+    cost = analyse(target.genome, target.pool, width=width, length=length)
+    if as_json:
+        print_json(architecture_facts(target, cost))
+        return
+    if target.candidate is not None:
+        say(_ancestry(target.candidate))
+    genome, canonical = str(target.genome), str(target.genome.canonical(target.pool))
+    say(f"genome {genome}")
+    if canonical != genome:
+        say(f"canonical {canonical}")
+    say(f"{target.genome.depth} LIVs of pool {target.pool.name}, width {width}, cache at {length:,} tokens")
+    say("")
+    print_table(
+        [">LIV", ">class", "name", ">parameters", ">cache bytes", "<sharing"],
+        [
+            (str(row.index), str(row.liv), row.name, f"{row.parameters:,}", f"{row.cache_bytes:,}", row.sharing)
+            for row in cost.rows
+        ],
+    )
+    say("")
+    say(f"parameters   {cost.parameters:>15,}  (without embeddings, with the final norm)")
+    say(f"cache_bytes  {cost.cache_bytes:>15,}")
+
+
+def _ancestry(candidate: Candidate) -> str:
+    """Where a candidate comes from and how it did, in one line."""
+    from star.cli.watch import summary
+
+    if candidate.id is None:
+        return f"baseline {candidate.name}: {summary(candidate)}"
+    parents = f", parents {' and '.join(candidate.parents)}" if candidate.parents else ""
+    result = "not trained yet" if candidate.status.value == "pending" else summary(candidate)
+    return f"candidate {candidate.name} of generation {candidate.generation}{parents}: {result}"
+
+
+def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]:
+    """The JSON form of an architecture and its cost."""
+    found = {} if target.candidate is None else {"candidate": candidate_facts(target.candidate)}
+    return found | {
+        "genome": str(target.genome),
+        "canonical": str(target.genome.canonical(target.pool)),
+        "pool": target.pool.name,
+        "depth": target.genome.depth,
+        "width": cost.width,
+        "length": cost.length,
+        "livs": [
+            {
+                "index": row.index,
+                "class": row.liv,
+                "name": row.name,
+                "sharing": row.sharing,
+                "parameters": row.parameters,
+                "cache_bytes": row.cache_bytes,
+            }
+            for row in cost.rows
+        ],
+        "parameters": cost.parameters,
+        "cache_bytes": cost.cache_bytes,
+    }
+
+
+def _inspect_run(target: Any, as_json: bool) -> None:
+    from star.cli.tables import candidate_table
+    from star.synthesis import Run
+
+    with Run.open(target.path) as run:
+        if as_json:
+            print_json(run_facts(run))
+            return
+        recipe, population = run.recipe, run.last_population
+        say(recipe.to_toml())
+        say(f"state {run.state.value}, {run.generations} of {recipe.search.generations} generations")
+        if not population:
+            return
+        say("")
+        front = frozenset(candidate.name for candidate in run.front)
+        candidate_table(
+            population,
+            recipe,
+            title=f"Population {run.generations}, best first; * on the front",
+            mark=front,
+        )
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """The JSON form of a run: without times, speeds and paths, so that equal searches are equal text."""
+    front = {candidate.name for candidate in run.front}
+    return {
+        "recipe": run.recipe.model_dump(mode="json"),
+        "state": run.state.value,
+        "generations": run.generations,
+        "hypervolumes": run.hypervolumes,
+        "population": [
+            {**candidate_facts(candidate), "on_front": candidate.name in front} for candidate in run.last_population
+        ],
+    }
+
+
+def candidate_facts(candidate: Candidate) -> dict[str, Any]:
+    """The JSON form of a candidate or baseline, without times."""
+    return {
+        "name": candidate.name,
+        "genome": candidate.genome,
+        "canonical": candidate.canonical,
+        "digest": candidate.digest,
+        "generation": candidate.generation,
+        "parents": list(candidate.parents),
+        "status": candidate.status.value,
+        "seed": candidate.seed,
+        "parameters": candidate.parameters,
+        "cache_bytes": candidate.cache_bytes,
+        "scores": candidate.scores,
+        "metrics": candidate.metrics,
+        "failure": candidate.failure,
+    }

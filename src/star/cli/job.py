@@ -1,0 +1,186 @@
+"""One long training as a folder: settings and record, a state to continue from, and at the end the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from star.data import DataRecipe
+from star.errors import StarError
+from star.genome import BackboneGenome, OptionPool
+from star.training import Diverged, TrainingRecipe
+
+if TYPE_CHECKING:
+    from star.data import TokenizedCorpus
+    from star.training import StepReport
+
+RECORD_FILE = "training.json"
+STATE_FOLDER = "unfinished"  # what a killed training continues from; gone when it is finished
+FORMAT = 1
+SAVES = 50  # of the state, in a whole training: a kill costs at most this share of it
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that decides the weights, apart from the device."""
+
+    genome: BackboneGenome
+    pool: OptionPool
+    width: int
+    tie_embeddings: bool
+    data: DataRecipe
+    training: TrainingRecipe
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "genome": str(self.genome.canonical(self.pool)),
+            "pool": self.pool.to_dict(),
+            "width": self.width,
+            "tie_embeddings": self.tie_embeddings,
+            "data": self.data.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished training measured."""
+
+    tokens: int
+    seconds: float
+    loss: float
+    perplexity: float
+    bits_per_byte: float | None
+    curve: tuple[tuple[int, float], ...]
+
+
+def finished_record(job: Job, folder: Path) -> Record | None:
+    """The record of the same training where it is finished in `folder`.
+
+    Raises StarError where `folder` belongs to another training, or to none.
+    """
+    path = folder / RECORD_FILE
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StarError(f"{str(folder)!r} holds something else than a training; name a new or empty folder")
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise StarError(f"{path} has format {data['format']}, not {FORMAT}: choose another folder with --out")
+        saved, result = data["settings"], data["result"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, StarError):
+            raise
+        raise StarError(f"{path} is damaged ({error}): choose another folder with --out") from None
+    if differing := _differences(saved, json.loads(json.dumps(job.settings))):
+        raise StarError(
+            f"{str(folder)!r} holds another training ({', '.join(differing)}): give the same settings to continue it, "
+            "or another --out"
+        )
+    if result is None:
+        return None
+    return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
+
+
+def train_job(
+    job: Job,
+    corpus: TokenizedCorpus,
+    folder: Path,
+    *,
+    device: str,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> Record:
+    """Train `job` in `folder`, from where it was left, and write the checkpoint: weights, config, tokenizer, record.
+
+    Raises StarError where training diverges, the folder cannot be written, or the device does not exist.
+    """
+    from star.evaluation import perplexity
+    from star.lm import LanguageModel
+    from star.training import CheckpointPolicy, threads, train
+
+    _require_device(device)
+    recipe = job.training
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_record(job, folder, None)
+        with threads(recipe.threads):
+            model = LanguageModel.from_genome(
+                job.genome.canonical(job.pool),
+                pool=job.pool,
+                width=job.width,
+                vocab_size=corpus.vocab_size,
+                length=recipe.length,
+                tie_embeddings=job.tie_embeddings,
+                seed=job.seed,
+            )
+            state = folder / STATE_FOLDER
+            policy = CheckpointPolicy(state, max(recipe.step_tokens, recipe.tokens // SAVES))
+            result = train(model, corpus, recipe, seed=job.seed, device=device, on_step=on_step, checkpoint=policy)
+            evaluation = perplexity(
+                model,
+                corpus.validation,
+                length=recipe.length,
+                tokens=recipe.validation_tokens,
+                bytes_per_token=corpus.bytes_per_token,
+            )
+        model.save(folder)
+        corpus.tokenizer.save(folder)
+        record = Record(
+            tokens=result.tokens,
+            seconds=result.seconds,
+            loss=evaluation.loss,
+            perplexity=evaluation.perplexity,
+            bits_per_byte=evaluation.bits_per_byte,
+            curve=tuple(result.curve),
+        )
+        _write_record(job, folder, record)
+        shutil.rmtree(state, ignore_errors=True)
+    except Diverged as diverged:
+        raise StarError(f"the training diverged: {diverged}; lower --learning-rate") from None
+    except OSError as error:
+        raise StarError(
+            f"{str(folder)!r} cannot be written ({error.strerror or error}); choose another --out"
+        ) from None
+    return record
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise StarError(f"{device!r} is no device of this machine; there is {', '.join(available)}") from None
+
+
+def _write_record(job: Job, folder: Path, record: Record | None) -> None:
+    result = None if record is None else {**vars(record), "curve": [list(point) for point in record.curve]}
+    text = json.dumps({"format": FORMAT, "settings": job.settings, "result": result}, indent=2)
+    temporary = folder / f".{RECORD_FILE}"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, folder / RECORD_FILE)
+
+
+def _differences(saved: Any, own: Any, name: str = "") -> list[str]:
+    """Dotted names of the settings in which two trainings differ, with both values."""
+    if isinstance(saved, dict) and isinstance(own, dict) and name != "pool":
+        keys = sorted(saved.keys() | own.keys())
+        return [
+            text
+            for key in keys
+            for text in _differences(saved.get(key), own.get(key), f"{name}.{key}" if name else key)
+        ]
+    if saved == own:
+        return []
+    return ["another option pool"] if name == "pool" else [f"{name} was {saved!r}, is {own!r}"]

@@ -1,0 +1,106 @@
+"""What an argument GENOME|PRESET|RUN[:CANDIDATE] names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from star.errors import StarError
+
+if TYPE_CHECKING:
+    from star.genome import BackboneGenome, OptionPool
+    from star.synthesis import Candidate, Recipe
+
+GENOME_LIKE = re.compile(r"[\d.\s-]*\d[\d.\s-]*")
+PRESET_DEPTH = 24
+
+
+@dataclass(frozen=True)
+class RunTarget:
+    """A run as a whole."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class ArchitectureTarget:
+    """One architecture. `recipe` and `candidate` are those of the run that it comes from, if it does."""
+
+    name: str
+    """Fit for a file name: `transformer++`, `demo-7`; the digest of a genome."""
+    genome: BackboneGenome
+    pool: OptionPool
+    recipe: Recipe | None = None
+    candidate: Candidate | None = None
+
+
+def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH) -> RunTarget | ArchitectureTarget:
+    """What `text` names; `depth` chooses the depth of a preset (default: `preset_depth`).
+
+    Raises StarError where it names nothing, where a genome is invalid, or where `depth` contradicts a genome.
+    """
+    from star.genome import PRESETS, preset
+
+    if text in PRESETS:
+        return ArchitectureTarget(text, *preset(text, preset_depth if depth is None else depth))
+    if _is_run(Path(text)):
+        return RunTarget(Path(text))
+    path, colon, candidate = text.rpartition(":")
+    if colon and _is_run(Path(path)):
+        target = _candidate(Path(path), candidate)
+    elif GENOME_LIKE.fullmatch(text) and not Path(text).exists():
+        target = _genome(text)
+    else:
+        raise StarError(_unknown(text, Path(path if colon else text)))
+    if depth is not None and depth != target.genome.depth:
+        raise StarError(
+            f"{text!r} has {target.genome.depth} LIVs, not {depth}: --depth chooses the depth of presets only"
+        )
+    return target
+
+
+def resolve_architecture(
+    text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH
+) -> ArchitectureTarget:
+    """Like `resolve`, but a run as a whole is refused."""
+    target = resolve(text, depth=depth, preset_depth=preset_depth)
+    if isinstance(target, RunTarget):
+        raise StarError(f"{text!r} is a whole run: name one of its candidates, such as {text}:1")
+    return target
+
+
+def _is_run(path: Path) -> bool:
+    from star.synthesis.store import DATABASE
+
+    return (path / DATABASE).is_file()
+
+
+def _candidate(path: Path, name: str) -> ArchitectureTarget:
+    from star.synthesis import Run
+
+    with Run.open(path) as run:
+        candidate = run.candidate(name)
+        genome, pool = run.architecture(candidate)
+        return ArchitectureTarget(f"{path.resolve().name}-{candidate.name}", genome, pool, run.recipe, candidate)
+
+
+def _genome(text: str) -> ArchitectureTarget:
+    from star.genome import BackboneGenome, OptionPool, require_valid
+
+    pool = OptionPool.paper()
+    genome = BackboneGenome.parse(text)
+    require_valid(genome, pool)
+    return ArchitectureTarget(genome.digest(pool), genome, pool)
+
+
+def _unknown(text: str, path: Path) -> str:
+    from star.genome import PRESETS
+
+    if path.is_dir():
+        return f"the folder {str(path)!r} holds no run; name the directory that `star evolve --run` was given"
+    return (
+        f"{text!r} is neither a genome (such as '11111 91111'), nor a preset ({', '.join(PRESETS)}), "
+        "nor the directory of a run, nor RUN:CANDIDATE"
+    )

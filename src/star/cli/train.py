@@ -1,0 +1,134 @@
+"""`star train`: train one architecture for longer, into a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from star.cli.console import INTERRUPTED_STATUS, say
+
+if TYPE_CHECKING:
+    from star.cli.job import Job, Record
+    from star.cli.targets import ArchitectureTarget
+    from star.synthesis import Recipe
+
+BASE_RECIPE = "default"
+LONGER = 10  # default budget over that of the search
+CHECKPOINTS = Path("checkpoints")
+
+
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="GENOME|PRESET|RUN:CANDIDATE",
+            help="A candidate takes text, width, length and training settings from its run.",
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Text to train on: a file, a folder, .jsonl, .parquet, or python-stdlib.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bytes, bpe:VOCAB (such as bpe:4096), or the path of a tokenizer.json.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="LIVs of a preset; default 8.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels; default 128.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of one training sequence; default 512.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Training budget; default ten times that of the search.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of one optimiser step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the checkpoint; an unfinished training in it is continued.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: cuda where there is one.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+) -> None:
+    """Train one architecture and write model.safetensors, config.json, the tokenizer and a record.
+
+    A training that is interrupted or killed continues exactly where its last state was saved, with the same command.
+    """
+    from star.cli.job import finished_record, train_job
+    from star.cli.progress import corpus_progress, training_progress
+    from star.cli.targets import resolve_architecture
+    from star.data import prepare
+    from star.synthesis import Recipe
+    from star.synthesis.local import usable_cores
+
+    base = Recipe.load(BASE_RECIPE)
+    architecture = resolve_architecture(target, depth=depth, preset_depth=base.model.depth)
+    base = architecture.recipe or base
+    recipe = base.override(
+        {
+            "data.source": data,
+            "data.tokenizer": tokenizer,
+            "model.width": width,
+            "training.length": length,
+            "training.batch_tokens": batch_tokens,
+            "training.tokens": base.training.tokens * LONGER if tokens is None else tokens,
+            "training.peak_learning_rate": learning_rate,
+            "training.threads": usable_cores() if threads is None else threads,
+        }
+    )
+    job = _job(architecture, recipe, seed)
+    folder = out or CHECKPOINTS / default_name(architecture, job)
+    say(f"checkpoint folder: {folder}", err=True)
+    record = finished_record(job, folder)
+    if record is not None:
+        say("this training is finished already", err=True)
+    else:
+        try:
+            with corpus_progress() as reading:
+                corpus = prepare(job.data, length=job.training.length, progress=reading)
+            say(f"text: {corpus.description}", err=True)
+            with training_progress(architecture.name) as on_step:
+                record = train_job(job, corpus, folder, device=device or default_device(), on_step=on_step)
+        except KeyboardInterrupt:
+            command = shlex.join(["star", *sys.argv[1:]])
+            say(f"Interrupted; the same command continues the training: `{command}`.", err=True)
+            raise typer.Exit(INTERRUPTED_STATUS) from None
+    _tell(record, folder)
+
+
+def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:
+    from star.cli.job import Job
+
+    return Job(
+        genome=architecture.genome,
+        pool=architecture.pool,
+        width=recipe.model.width,
+        tie_embeddings=recipe.model.tie_embeddings,
+        data=recipe.data,
+        training=recipe.training,
+        seed=seed,
+    )
+
+
+def default_name(architecture: ArchitectureTarget, job: Job) -> str:
+    """The name of a checkpoint that was given none: one for each training, so that repeating it continues it."""
+    settings = json.dumps(job.settings, sort_keys=True)
+    return f"{architecture.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+
+
+def default_device() -> str:
+    """CUDA where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _tell(record: Record, folder: Path) -> None:
+    from star.cli.watch import duration
+
+    bits = "" if record.bits_per_byte is None else f", {record.bits_per_byte:.3f} bits a byte"
+    say(
+        f"perplexity {record.perplexity:.3f} on held-out text ({record.loss:.4f} nats a token{bits}) "
+        f"after {record.tokens:,} tokens in {duration(record.seconds)}"
+    )
+    say(f"Next: `star generate {shlex.quote(str(folder))} 'def '` continues a prompt.", err=True)

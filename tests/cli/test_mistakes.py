@@ -1,0 +1,78 @@
+"""A mistake of the user ends in one sentence on stderr and status 2, never in a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["inspect", "nothing"], "neither a genome"),
+        (["inspect", "11111 9111"], "'9111' is not 5 non-negative integers"),
+        (["inspect", "11111 99111"], "99"),
+        (["inspect", "77777"], "invalid"),
+        (["inspect", "11111 91111", "--depth", "3"], "has 2 LIVs, not 3"),
+        (["inspect", "transformer++", "--depth", "0"], "at least 1"),
+        (["inspect", "transformer++", "--width", "30"], "width 30"),
+        (["inspect", "transformer++", "--length", "0"], "--length is 0"),
+        (["inspect", "transformer++", "--width", "wide"], "--width"),
+        (["inspect", "."], "holds no run"),
+        (["evolve", "no-such-recipe"], "neither a recipe nor a file"),
+        (["evolve", "demo", "--objectives", "beauty"], "'beauty' is no objective"),
+        (["evolve", "demo", "--objectives", "perplexity@3"], "takes no length"),
+        (["evolve", "demo", "--population", "1"], "population"),
+        (["evolve", "demo", "--tokens", "1"], "does not pay for one step"),
+        (["evolve", "demo", "--data", "no/such/text"], "no/such/text"),
+        (["evolve", "demo", "--tokenizer", "gpt"], "'gpt' names no tokenizer"),
+        (["evolve", "demo", "--workers", "0"], "worker"),
+        (["train", "nothing"], "neither a genome"),
+        (["train", "11111", "--learning-rate", "-1"], "peak_learning_rate"),
+        (["train", "11111", "--device", "abacus"], "'abacus' is no device"),
+        (["train", "11111", "--threads", "0"], "threads"),
+        (["generate", "no-such-folder", "text"], "is no checkpoint"),
+        (["generate", "no-such-folder", "text", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["compare", "no-such-run"], "is no run"),
+        (["report", "no-such-run"], "is no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_in_one_sentence(
+    star, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Path, arguments: list[str], part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] in ("evolve", "train") and "--data" not in arguments:
+        arguments = [*arguments, "--data", str(text)]
+    answer = star(*arguments)
+    errors = [line for line in answer.err.splitlines() if line.startswith("Error: ")]
+    assert answer.status == 2
+    assert len(errors) == 1
+    assert answer.err.splitlines()[-1] == errors[0]
+    assert part in errors[0]
+    assert answer.out == ""
+
+
+def test_a_candidate_that_a_run_lacks_is_told(star, finished_run: Path) -> None:
+    answer = star("inspect", f"{finished_run}:99")
+    assert answer.status == 2
+    assert "'99' is no candidate" in answer.err
+
+
+def test_training_a_whole_run_asks_for_a_candidate(star, finished_run: Path) -> None:
+    answer = star("train", finished_run)
+    assert answer.status == 2
+    assert f"{finished_run}:1" in answer.err
+
+
+def test_an_unexpected_error_keeps_its_traceback(star, monkeypatch: pytest.MonkeyPatch) -> None:
+    from star.cli import targets
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(targets, "resolve", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        star("inspect", "11111")

@@ -1,0 +1,183 @@
+"""`star train` writes a checkpoint and continues exactly; `star generate` streams text from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import Star
+
+from star.cli import progress
+from star.cli.generate import pieces
+from star.data import ByteTokenizer, Tokenizer
+from star.lm import LanguageModel
+
+GENOME = "21111 91111 61111"
+SETTINGS = ("--width", "32", "--length", "32", "--tokens", "8192", "--batch-tokens", "1024", "--threads", "1")
+
+
+def train(star: Star, text: Path, out: Path, *more: str):
+    return star("train", GENOME, "--data", text, *SETTINGS, "--out", out, *more)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    from star.cli import main
+
+    out = tmp_path_factory.mktemp("checkpoint") / "model"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", ["star", "train", GENOME, "--data", str(text), *SETTINGS, "--out", str(out)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    patch.undo()
+    assert not end.value.code
+    return out
+
+
+def test_a_checkpoint_is_complete(checkpoint: Path) -> None:
+    model, tokenizer = LanguageModel.load(checkpoint), Tokenizer.load(checkpoint)
+    assert str(model.config.genome) == GENOME
+    assert (model.config.width, model.config.length, model.config.vocab_size) == (32, 32, tokenizer.vocab_size)
+    record = json.loads((checkpoint / "training.json").read_text())
+    assert [tokens for tokens, _ in record["result"]["curve"]] == [1024 * step for step in range(1, 9)]
+    assert record["settings"]["training"]["tokens"] == record["result"]["tokens"] == 8192
+    assert not (checkpoint / "unfinished").exists()
+
+
+def test_the_perplexity_told_is_that_of_the_saved_model(star, checkpoint: Path, text: Path) -> None:
+    from star.data import DataRecipe, prepare
+    from star.evaluation import perplexity
+
+    model = LanguageModel.load(checkpoint)
+    record = json.loads((checkpoint / "training.json").read_text())
+    corpus = prepare(DataRecipe(source=str(text)))
+    tokens = record["settings"]["training"]["validation_tokens"]
+    measured = perplexity(model, corpus.validation, length=32, tokens=tokens).perplexity
+    assert measured == pytest.approx(record["result"]["perplexity"], rel=1e-6)
+    answer = train(star, text, checkpoint)
+    assert f"perplexity {measured:.3f}" in answer.out
+
+
+def test_a_finished_training_is_not_repeated(star, checkpoint: Path, text: Path) -> None:
+    before = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    answer = train(star, text, checkpoint)
+    assert answer.status == 0
+    assert "finished already" in answer.err
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_training_continues_to_the_same_weights(
+    star, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    @contextmanager
+    def interrupting(name: str) -> Iterator[object]:
+        def step(report) -> None:
+            steps.append(report.step)
+            if len(steps) == 5:
+                raise KeyboardInterrupt
+
+        yield step
+
+    monkeypatch.setattr(progress, "training_progress", interrupting)
+    out = tmp_path / "model"
+    first = train(star, text, out)
+    assert first.status == 130
+    assert "the same command continues" in first.err
+    assert not (out / "model.safetensors").exists()
+    second = train(star, text, out)
+    assert second.status == 0, second.err
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    undisturbed, continued = LanguageModel.load(checkpoint).tensors(), LanguageModel.load(out).tensors()
+    assert all(torch.equal(undisturbed[name], continued[name]) for name in undisturbed)
+
+
+@pytest.mark.parametrize("change", [("--learning-rate", "0.1"), ("--seed", "1"), ("--tokens", "9216")], ids=" ".join)
+def test_a_folder_of_another_training_is_refused(star, checkpoint: Path, text: Path, change: tuple[str, str]) -> None:
+    answer = train(star, text, checkpoint, *change)
+    assert answer.status == 2
+    assert "holds another training" in answer.err
+
+
+def test_a_folder_with_other_files_is_refused(star, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    answer = train(star, text, tmp_path)
+    assert answer.status == 2
+    assert "holds something else" in answer.err
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_candidate_is_trained_as_its_run_says(star, finished_run: Path, tmp_path: Path, text: Path) -> None:
+    out = tmp_path / "longer"
+    answer = star("train", f"{finished_run}:1", "--tokens", "6144", "--threads", "1", "--out", out)
+    assert answer.status == 0, answer.err
+    settings = json.loads((out / "training.json").read_text())["settings"]
+    assert settings["data"]["source"] == str(text)
+    assert (settings["width"], settings["training"]["length"], settings["training"]["tokens"]) == (32, 32, 6144)
+    facts = json.loads(star("inspect", f"{finished_run}:1", "--json").out)
+    assert settings["genome"] == facts["canonical"]
+
+
+def test_without_a_budget_training_takes_ten_times_that_of_the_search(
+    star, finished_run: Path, monkeypatch, tmp_path
+) -> None:
+    from star.cli import job
+
+    seen = []
+
+    def record(asked, corpus, folder, **_):
+        seen.append(asked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "train_job", record)
+    monkeypatch.chdir(tmp_path)
+    assert star("train", f"{finished_run}:2").status == 130
+    assert seen[0].training.tokens == 10 * 4096
+
+
+def generate(star: Star, checkpoint: Path, *more: str) -> str:
+    answer = star("generate", checkpoint, "the ", *more)
+    assert answer.status == 0, answer.err
+    return answer.out
+
+
+def test_a_seed_decides_the_text(star, checkpoint: Path) -> None:
+    first = generate(star, checkpoint, "--seed", "1", "--max-tokens", "40")
+    assert first == generate(star, checkpoint, "--seed", "1", "--max-tokens", "40")
+    assert first != generate(star, checkpoint, "--seed", "2", "--max-tokens", "40")
+
+
+def test_greedy_text_is_the_likeliest_continuation(star, checkpoint: Path) -> None:
+    model, tokenizer = LanguageModel.load(checkpoint), Tokenizer.load(checkpoint)
+    tokens = tokenizer.encode("the ")
+    for _ in range(12):
+        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    expected = tokenizer.decode(tokens[4:])
+    assert generate(star, checkpoint, "--greedy", "--max-tokens", "12") == expected + "\n"
+    assert generate(star, checkpoint, "--top-k", "1", "--max-tokens", "12") == expected + "\n"
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(star, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the "))
+    answer = star("generate", checkpoint, "-", "--greedy", "--max-tokens", "12")
+    assert answer.out == generate(star, checkpoint, "--greedy", "--max-tokens", "12")
+
+
+def test_an_empty_prompt_begins_a_document(star, checkpoint: Path) -> None:
+    answer = star("generate", checkpoint, "", "--seed", "0", "--max-tokens", "5")
+    assert answer.status == 0
+    assert answer.out != "\n"
+
+
+def test_text_is_told_as_soon_as_a_character_is_complete() -> None:
+    stream = (torch.tensor([byte]) for byte in "aé".encode())
+    parts = pieces(stream, ByteTokenizer())
+    assert next(parts) == "a"
+    assert list(parts) == ["", "é", ""]

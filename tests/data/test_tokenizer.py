@@ -84,6 +84,20 @@ def test_loading_from_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) ->
         Tokenizer.load(tmp_path)
 
 
+def test_half_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    BPE.save(tmp_path)
+    for content in (None, b"\xff\xfe", b"{}"):
+        (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(StarError, match=r"tokenizer\.json"):
+            Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(StarError, match=r"tokenizer\.json cannot be read"):
+        Tokenizer.load(tmp_path)
+
+
 @pytest.mark.parametrize("tokenizer", [ByteTokenizer(), BPE])
 def test_text_that_spells_the_end_of_text_token_is_only_text(tokenizer: Tokenizer) -> None:
     text = "a<|endoftext|>b"

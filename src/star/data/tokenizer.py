@@ -62,7 +62,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
-        """The tokenizer that was saved into `folder`. Raises StarError where there is none."""
+        """The tokenizer that was saved into `folder`. Raises StarError where there is none, or only half of one."""
         path = Path(folder) / KIND_FILE
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +73,15 @@ class Tokenizer(ABC):
             ) from None
         if kind == ByteTokenizer.kind:
             return ByteTokenizer()
-        return ModelTokenizer.from_text((Path(folder) / MODEL_FILE).read_text(encoding="utf-8"), folder)
+        model = Path(folder) / MODEL_FILE
+        try:
+            text = model.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError
+            raise StarError(
+                f"{model} cannot be read ({type(error).__name__}), but {KIND_FILE} beside it says that it exists: "
+                "copy the whole folder that STAR saved"
+            ) from None
+        return ModelTokenizer.from_text(text, model)
 
 
 class ByteTokenizer(Tokenizer):

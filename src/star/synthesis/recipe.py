@@ -16,10 +16,9 @@ from star.errors import StarError
 from star.evolution import algorithm_class
 from star.genome import OptionPool
 from star.synthesis.objectives import Objective, parse_objective
+from star.synthesis.pools import POOLS, OwnClass, build_pool, require_width
 from star.training import TrainingRecipe
 from star.validation import CheckedModel
-
-POOLS = {"paper": OptionPool.paper}
 
 
 class ModelRecipe(CheckedModel):
@@ -28,6 +27,9 @@ class ModelRecipe(CheckedModel):
     depth: int = Field(gt=0, le=4096, description="LIVs in a backbone")
     width: int = Field(gt=0, le=1 << 20, description="channels of the residual stream")
     pool: str = Field(default="paper", description="the option pool that genomes draw from")
+    classes: tuple[OwnClass, ...] = Field(
+        default=(), description="own LIV classes; one with an id of the pool takes that row's place"
+    )
     tie_embeddings: bool = Field(default=True, description="one matrix for the embedding and the output head")
 
     @field_validator("pool")
@@ -36,6 +38,13 @@ class ModelRecipe(CheckedModel):
         if value not in POOLS:
             raise StarError(f"{value!r} names no option pool; there are: {', '.join(POOLS)}")
         return value
+
+    @model_validator(mode="after")
+    def _classes_can_be_built(self) -> Self:
+        build_pool(self.pool, self.classes)
+        for row in self.classes:
+            require_width(row, self.width)
+        return self
 
 
 class SearchRecipe(CheckedModel):
@@ -134,9 +143,12 @@ class Recipe(CheckedModel):
     def to_toml(self) -> str:
         """This recipe as a TOML file with every setting."""
         sections = self.model_dump(mode="json", exclude_none=True)
+        classes = sections["model"].pop("classes")
+        tables = [("[model]", sections.pop("model")), *(("[[model.classes]]", row) for row in classes)]
+        tables += [(f"[{section}]", settings) for section, settings in sections.items()]
         return "\n".join(
-            f"[{section}]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
-            for section, settings in sections.items()
+            f"{head}\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
+            for head, settings in tables
         )
 
     def override(self, settings: Mapping[str, Any]) -> Recipe:
@@ -168,8 +180,8 @@ class Recipe(CheckedModel):
 
     @property
     def pool(self) -> OptionPool:
-        """The option pool of ``model.pool``."""
-        return POOLS[self.model.pool]()
+        """The option pool of ``model.pool``, with ``model.classes``."""
+        return build_pool(self.model.pool, self.model.classes)
 
     @property
     def objectives(self) -> list[Objective]:
@@ -186,3 +198,8 @@ class Recipe(CheckedModel):
         """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
         lengths = [objective.length for objective in self.objectives if objective.length is not None]
         return lengths[0] if lengths else self.training.length
+
+
+def _toml(value: Any) -> str:
+    """A number, text, truth value or list of these; as in JSON but for characters that JSON escapes in pairs."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

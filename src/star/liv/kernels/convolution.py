@@ -10,10 +10,13 @@ from torch.nn import functional
 def short_convolution(x: Tensor, weight: Tensor, tail: Tensor | None = None) -> Tensor:
     """y_t = Σ_k weight[:, k] ⊙ x_{t-n+1+k}, n taps, the last one on the present token.
 
-    x: [B, ℓ, D]; weight: [D or 1, n]; tail: [B, n-1, D], the inputs before x (zeros where None). Returns [B, ℓ, D].
+    x: [B, ℓ, D]; weight: [D or 1, n]; tail: [B, up to n-1, D], the inputs before x (zeros where there is none; a state
+    for a single token holds fewer than n-1). Returns [B, ℓ, D].
     """
     taps, length = weight.shape[1], x.shape[1]
-    padded = functional.pad(x, (0, 0, taps - 1, 0)) if tail is None else torch.cat([tail.to(x.dtype), x], dim=1)
+    padded = x if tail is None else torch.cat([tail.to(x.dtype), x], dim=1)
+    if (missing := taps - 1 + length - padded.shape[1]) > 0:
+        padded = functional.pad(padded, (0, 0, missing, 0))
     y = x * weight[:, taps - 1]
     for k in range(taps - 1):
         y = torch.addcmul(y, padded[:, k : k + length], weight[:, k])

@@ -75,14 +75,16 @@ class Call:
         return self.valid.cumsum(1)[:, self.position :].clamp(min=1)
 
 
-def append(state: OperatorState, name: str, position: int, value: Tensor) -> Tensor:
-    """Write value [B, ℓ, …] behind the first `position` entries of a slot [B, T, …]; returns all entries so far."""
-    buffer, end = state[name], position + value.shape[1]
+def append(state: OperatorState, name: str, position: int, value: Tensor, dim: int = 1) -> Tensor:
+    """Write value, ℓ entries along `dim`, behind the first `position` entries of a slot; returns all entries so far."""
+    buffer, length = state[name], value.shape[dim]
+    end = position + length
     if torch.is_grad_enabled() and (value.requires_grad or buffer.requires_grad):
-        state[name] = torch.cat([buffer[:, :position], value.to(buffer.dtype), buffer[:, end:]], dim=1)
+        after = buffer.narrow(dim, end, buffer.shape[dim] - end)
+        state[name] = torch.cat([buffer.narrow(dim, 0, position), value.to(buffer.dtype), after], dim=dim)
     else:
-        buffer[:, position:end] = value
-    return state[name][:, :end]
+        buffer.narrow(dim, position, length).copy_(value)
+    return state[name].narrow(dim, 0, end)
 
 
 def replace(state: OperatorState, name: str, value: Tensor) -> None:

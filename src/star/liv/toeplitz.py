@@ -38,8 +38,10 @@ class ToeplitzMixer(nn.Module):
         return None if self.sparsity is Sparsity.NONE else self.window
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
-        length = max_length if self.reach is None else min(self.reach - 1, max_length)
-        return [Slot("u", (length, self.channels), positional=self.reach is None)] if length else []
+        if self.reach is None:  # time last: decoding is a dot product over it
+            return [Slot("u", (self.channels, max_length), positional=True)]
+        length = min(self.reach - 1, max_length)
+        return [Slot("u", (length, self.channels))] if length else []
 
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
         return features
@@ -48,7 +50,7 @@ class ToeplitzMixer(nn.Module):
         length = x.shape[1]
         positions = torch.arange(length, device=x.device)
         lag = positions[:, None] - positions
-        kernel = self._fresh_kernel(featurizer, length)
+        kernel = self._kernel(featurizer, length)
         kernel = functional.pad(kernel, (0, max(0, length - kernel.shape[1])))
         seen = (lag >= 0) & (lag < (self.reach or length))
         if self.sparsity is Sparsity.BLOCK_DIAGONAL:
@@ -63,44 +65,39 @@ class ToeplitzMixer(nn.Module):
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         u = features["B"] * x
-        past = self._past(u, call, state)
-        if self.sparsity is Sparsity.BLOCK_DIAGONAL:
-            y = self._within_blocks(u, past, featurizer, call)
-        elif self.explicit:
-            taps = self._kernel(featurizer, SHORT_TAPS, state)[:, : self.reach].flip(1)
-            y = short_convolution(u, taps, past)
+        if self.reach is None:
+            y = self._long(u, featurizer, call, state)
         else:
-            y = self._long(u, past, featurizer, state)
+            past = slide(state, "u", u) if state is not None and "u" in state else None
+            if self.sparsity is Sparsity.BLOCK_DIAGONAL:
+                y = self._within_blocks(u, past, featurizer, call)
+            elif self.explicit:
+                y = short_convolution(u, self._kernel(featurizer, self.reach).flip(1), past)
+            else:
+                everything = u if past is None else torch.cat([past.to(u.dtype), u], dim=1)
+                y = long_convolution(everything, self._kernel(featurizer, self.reach))[:, -u.shape[1] :]
         return features["C"] * y
 
-    def _past(self, u: Tensor, call: Call, state: OperatorState | None) -> Tensor | None:
-        """The u before this chunk that K can reach, [B, n, d]; None at the start of a sequence without a state."""
-        if state is None or "u" not in state:
-            return None
-        if self.reach is None:
-            return append(state, "u", call.position, u)[:, : call.position]
-        return slide(state, "u", u)
-
-    def _kernel(self, featurizer: Featurizer, length: int, state: OperatorState | None) -> Tensor:
-        """K for lags 0 … length - 1, [d, length]. While decoding, K is made once for the length of the state."""
-        if state is None or self.explicit or torch.is_grad_enabled():
-            return self._fresh_kernel(featurizer, length)
-        if "kernel" not in state:
-            state["kernel"] = self._fresh_kernel(featurizer, max(length, self.reach or state["u"].shape[1]))
-        return state["kernel"][:, :length]
-
-    def _fresh_kernel(self, featurizer: Featurizer, length: int) -> Tensor:
+    def _kernel(self, featurizer: Featurizer, length: int) -> Tensor:
+        """K for lags 0 … length - 1, [d, length], fewer where it is shorter."""
         kernel = activate(featurizer.kernel(length), self.nonlinearity)
         return kernel if self.repeat == 1 else kernel.repeat_interleave(self.repeat, dim=0)
 
-    def _long(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, state: OperatorState | None) -> Tensor:
-        everything = u if past is None else torch.cat([past.to(u.dtype), u], dim=1)
-        length = everything.shape[1]
-        kernel = self._kernel(featurizer, length if self.reach is None else min(length, self.reach), state)
-        if u.shape[1] == 1:
-            seen = everything[:, length - kernel.shape[1] :]
-            return torch.einsum("bld,dl->bd", seen.to(kernel.dtype), kernel.flip(1)).unsqueeze(1).to(u.dtype)
-        return long_convolution(everything, kernel)[:, length - u.shape[1] :]
+    def _long(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
+        """With all of the past. One token at a time nothing is allocated that grows with it: K is made once for the
+        whole state, last lag first, and each token is one dot product."""
+        if state is None:
+            return long_convolution(u, self._kernel(featurizer, u.shape[1]))
+        seen = append(state, "u", call.position, u.transpose(1, 2), dim=2)  # B d (position + ℓ)
+        length = seen.shape[2]
+        if u.shape[1] > 1 or torch.is_grad_enabled():
+            y = long_convolution(seen.transpose(1, 2).to(u.dtype), self._kernel(featurizer, length))
+            return y[:, length - u.shape[1] :]
+        if "kernel" not in state:
+            kernel = self._kernel(featurizer, state["u"].shape[2])
+            state["kernel"] = kernel.flip(1).to(seen.dtype)
+        kernel = state["kernel"][:, -length:]
+        return torch.bmm(seen.transpose(0, 1), kernel.unsqueeze(2)).permute(1, 2, 0).to(u.dtype)  # d B 1 -> B 1 d
 
     def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, call: Call) -> Tensor:
         """The convolution restarted every `window` tokens. Each sequence is moved so that its blocks line up."""
@@ -113,6 +110,6 @@ class ToeplitzMixer(nn.Module):
         places = (torch.arange(last, device=u.device) + front).expand(u.shape[0], -1)[..., None].expand_as(everything)
         aligned = u.new_zeros(u.shape[0], size, self.channels).scatter(1, places, everything)
         blocks = aligned.unflatten(1, (-1, self.window)).flatten(0, 1)
-        y = long_convolution(blocks, self._fresh_kernel(featurizer, self.window))
+        y = long_convolution(blocks, self._kernel(featurizer, self.window))
         y = y.unflatten(0, (-1, size // self.window)).flatten(1, 2)
         return y.gather(1, places)[:, last - length :]

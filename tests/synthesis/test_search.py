@@ -156,6 +156,17 @@ def test_another_recipe_is_refused_with_the_settings_named(recipe: Recipe, tmp_p
     assert Run.open(tmp_path).recipe == recipe
 
 
+def test_a_run_that_trained_nothing_takes_another_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    misspelt = recipe.override({"data.source": str(tmp_path / "nowhere.txt")})
+    with pytest.raises(StarError, match="nowhere"):
+        evolve(misspelt, run=tmp_path / "run", workers=1, trial=SCORE)
+    with evolve(recipe, run=tmp_path / "run", workers=1, trial=SCORE) as run:
+        assert run.recipe == recipe
+        assert run.state is RunState.FINISHED
+        with evolve(recipe, run=tmp_path / "fresh", workers=1, trial=SCORE) as fresh:
+            assert result(run) == result(fresh)
+
+
 def test_another_text_is_refused(recipe: Recipe, text: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text(text.read_text())

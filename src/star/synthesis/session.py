@@ -236,6 +236,11 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
     stored = Recipe.model_validate_json(text)
     if recipe is None or recipe == stored:
         return stored
+    if all(candidate.status is Status.PENDING for candidate in store.candidates()):
+        # Nothing is lost by starting over, for instance where the first start named a text that does not exist.
+        store.forget()
+        store.put_facts(recipe=recipe.model_dump_json())
+        return recipe
     changed = [name for name in stored.differences(recipe) if name != "search.generations"]
     if changed:
         raise StarError(

@@ -135,6 +135,13 @@ class Store:
     def _put_fact(self, name: str, value: str) -> None:
         self._connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
+    def forget(self) -> None:
+        """Drop every fact but the format, every candidate and every population: the run is as good as new."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM populations")
+            self._connection.execute("DELETE FROM candidates")
+            self._connection.execute("DELETE FROM facts WHERE name != 'format'")
+
     # Candidates.
 
     def add(self, candidates: Sequence[Candidate]) -> None:

@@ -1,16 +1,22 @@
 """Evolutionary multi-objective search over backbone genomes: pure ``ask``/``tell``, without torch (paper 4, A.4)."""
 
 from star.evolution.algorithm import ALGORITHMS, Algorithm, algorithm_class
+from star.evolution.baselines import RandomSearch, RegularisedEvolution
 from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.pareto import crowding_distance, hypervolume, non_dominated_ranks
+from star.evolution.scalar import Firefly, GeneticAlgorithm
 from star.evolution.selection import first_front, survivors
 
 __all__ = [
     "ALGORITHMS",
     "NSGA2",
     "Algorithm",
+    "Firefly",
+    "GeneticAlgorithm",
     "Individual",
+    "RandomSearch",
+    "RegularisedEvolution",
     "algorithm_class",
     "crowding_distance",
     "first_front",

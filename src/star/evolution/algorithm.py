@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from star.errors import StarError
+from star.evolution.baselines import RandomSearch, RegularisedEvolution
+from star.evolution.generational import Generational
 from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
+from star.evolution.scalar import Firefly, GeneticAlgorithm
 from star.genome import BackboneGenome
 
 
@@ -30,10 +33,12 @@ class Algorithm(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
-ALGORITHMS: dict[str, type[NSGA2]] = {"nsga2": NSGA2}
+ALGORITHMS: dict[str, type[Generational]] = {
+    algorithm.name: algorithm for algorithm in (NSGA2, GeneticAlgorithm, Firefly, RandomSearch, RegularisedEvolution)
+}
 
 
-def algorithm_class(name: str) -> type[NSGA2]:
+def algorithm_class(name: str) -> type[Generational]:
     """The algorithm of that name; StarError if there is none."""
     if name not in ALGORITHMS:
         raise StarError(f"{name!r} is no search algorithm; there are: {', '.join(ALGORITHMS)}.")

@@ -3,201 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from random import Random
-from typing import Any
 
-from star.errors import StarError
-from star.evolution.archive import Admit, Archive
-from star.evolution.individual import Individual, feasible_scores
-from star.evolution.selection import Fitness, first_front, fitness, survivors, tournament
-from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate
+from star.evolution.generational import Generational
+from star.evolution.individual import Individual
+from star.evolution.selection import Fitness, fitness, survivors
 
 
-class NSGA2:
-    """Non-dominated sorting genetic algorithm behind ``ask`` and ``tell``.
+class NSGA2(Generational):
+    """Non-dominated sorting genetic algorithm: fitness is the front, then crowding.
 
-    Generation 1 is the initial population of paper 5. Every later one has ``population_size - elites`` offspring:
-    parents by tournament (front, then crowding), k-point crossover, mutation. The next population is the best
-    ``population_size`` of parents and offspring together, so the best ``elites`` (paper footnote 7), and with them
-    the whole first front while it fits, are carried over and never trained again.
-
-    No architecture is asked for twice, whatever integers encode it. A genome that ``admit`` refuses is never asked
-    for at all. When nothing new can be found, ``ask`` returns fewer genomes, and in the end none. ``objectives`` may
-    be left out: then the first scores told decide it.
-
-    The course of a search depends on the seed and on what it was told, never on when; ``state_dict`` and
-    ``from_state`` continue it exactly.
+    The next population is the best ``population_size`` of parents and offspring together, so the best ``elites``
+    (paper footnote 7), and with them the whole first front while it fits, are carried over and never trained again.
     """
 
-    def __init__(
-        self,
-        pool: OptionPool,
-        *,
-        depth: int,
-        population_size: int = 16,
-        objectives: int | None = None,
-        seed: int = 0,
-        mutation: float = 0.1,
-        crossover_points: int = 2,
-        elites: int = 2,
-        tournament: int = 2,
-        admit: Admit | None = None,
-    ) -> None:
-        _check("depth", depth, depth >= 1, "at least 1")
-        _check("population_size", population_size, population_size >= 2, "at least 2")
-        _check("objectives", objectives, objectives is None or objectives >= 1, "at least 1")
-        _check("mutation", mutation, 0 <= mutation <= 1, "a probability from 0 to 1")
-        _check("crossover_points", crossover_points, crossover_points >= 1, "at least 1")
-        _check(
-            "elites", elites, 0 <= elites < population_size, f"from 0 to {population_size - 1}, the population less 1"
-        )
-        _check("tournament", tournament, tournament >= 1, "at least 1")
-        self.pool = pool
-        self.depth = depth
-        self.population_size = population_size
-        self.objectives = objectives
-        self.seed = seed
-        self.mutation = mutation
-        self.crossover_points = crossover_points
-        self.elites = elites
-        self.tournament = tournament
-        self.generation = 0
-        """Generations told in full; 0 before the first."""
-        self.population: list[Individual] = []
-        """The survivors, best first."""
-        self._pending: dict[str, Individual] = {}  # by digest, in the order asked
-        self._untold: set[str] = set()
-        self._archive = Archive(pool, admit=admit)
-        self._rng = Random(seed)
+    name = "nsga2"
 
-    @property
-    def pending(self) -> list[Individual]:
-        """What was asked for in this generation, in that order; ``scores`` where they are told already."""
-        return list(self._pending.values())
+    def _fitness(self, individuals: Sequence[Individual]) -> list[Fitness]:
+        return fitness(individuals)
 
-    @property
-    def front(self) -> list[Individual]:
-        """The non-dominated individuals of the population."""
-        return first_front(self.population)
-
-    def ask(self) -> list[BackboneGenome]:
-        """The genomes to score next; the same ones until ``tell`` has heard of all of them.
-
-        An empty list says that no new architecture is left to ask for.
-        """
-        if not self._pending:
-            born = self._first_generation() if self.generation == 0 else self._offspring()
-            self._pending = {individual.digest: individual for individual in born}
-            self._untold = set(self._pending)
-        return [individual.genome for individual in self._pending.values()]
-
-    def tell(self, genomes: Sequence[BackboneGenome], scores: Sequence[Sequence[float] | None]) -> None:
-        """Report scores, one row for each genome: None, NaN or infinity for a candidate that failed.
-
-        A generation may be told in any order and in parts; it ends, and selection happens, with its last part.
-        Raises StarError for a genome that was not asked for, a second report, or a wrong number of scores.
-        """
-        if len(genomes) != len(scores):
-            raise StarError(f"{len(genomes)} genomes were told with {len(scores)} rows of scores; give one row each.")
-        objectives = self.objectives
-        told: dict[str, Individual] = {}
-        for genome, row in zip(genomes, scores, strict=True):
-            digest = genome.digest(self.pool)
-            if digest not in self._pending or digest not in self._untold or digest in told:
-                raise StarError(f"genome {str(genome)!r} is not waiting for scores; tell each genome of ask() once.")
-            if row is not None:
-                objectives = len(row) if objectives is None else objectives
-                if len(row) != objectives:
-                    raise StarError(
-                        f"genome {str(genome)!r} was told {len(row)} score(s); this search has {objectives}."
-                    )
-            told[digest] = replace(self._pending[digest], scores=feasible_scores(row))
-        self.objectives = objectives
-        self._pending.update(told)
-        self._untold -= told.keys()
-        if told and not self._untold:
-            self.population = survivors([*self.population, *self._pending.values()], self.population_size)
-            self.generation += 1
-            self._pending = {}
-
-    def _first_generation(self) -> list[Individual]:
-        born: list[Individual] = []
-        for genome in initial_population(self.pool, self.depth, self.population_size, self._rng):
-            if (digest := self._archive.claim(genome)) is not None:
-                born.append(Individual(genome, digest))
-        return self._filled(born, self.population_size)
-
-    def _offspring(self) -> list[Individual]:
-        keys = fitness(self.population)
-        size = self.population_size - self.elites
-        born: list[Individual] = []
-        fruitless = 0  # pairs in a row that bred nothing new
-        while self.population and len(born) < size and fruitless < self.population_size:
-            first, second = self._parents(keys)
-            children = crossover(first.genome, second.genome, self.pool, self._rng, self.crossover_points)
-            before = len(born)
-            for child in children[: size - len(born)]:
-                mutant = mutate(child, self.pool, self._rng, self.mutation)
-                if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
-                    parents = tuple(dict.fromkeys((first.digest, second.digest)))
-                    born.append(Individual(*claimed, parents=parents, generation=self.generation + 1))
-            fruitless = 0 if len(born) > before else fruitless + 1
-        return self._filled(born, size)
-
-    def _parents(self, keys: list[Fitness]) -> tuple[Individual, Individual]:
-        """Two tournament winners, different ones if the population has two."""
-        first = tournament(keys, self.tournament, self._rng)
-        others = [index for index in range(len(keys)) if index != first] or [first]
-        second = others[tournament([keys[index] for index in others], self.tournament, self._rng)]
-        return self.population[first], self.population[second]
-
-    def _filled(self, born: list[Individual], size: int) -> list[Individual]:
-        """``born`` and random newcomers up to ``size``, fewer if there is nothing new."""
-        while len(born) < size:
-            claimed = self._archive.claim_random(self.depth, self._rng)
-            if claimed is None:
-                break
-            born.append(Individual(*claimed, generation=self.generation + 1))
-        return born
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the pool and ``admit``, as plain data for ``json.dumps``."""
-        version, internal, gauss = self._rng.getstate()
-        return {
-            "algorithm": "nsga2",
-            "settings": {
-                "depth": self.depth,
-                "population_size": self.population_size,
-                "objectives": self.objectives,
-                "seed": self.seed,
-                "mutation": self.mutation,
-                "crossover_points": self.crossover_points,
-                "elites": self.elites,
-                "tournament": self.tournament,
-            },
-            "generation": self.generation,
-            "population": [individual.to_json() for individual in self.population],
-            "pending": [individual.to_json() for individual in self._pending.values()],
-            "untold": [digest for digest in self._pending if digest in self._untold],
-            "seen": self._archive.digests,
-            "random": [version, list(internal), gauss],
-        }
-
-    @classmethod
-    def from_state(cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None) -> NSGA2:
-        """The search that ``state_dict`` described; it goes on exactly as the original would have."""
-        search = cls(pool, admit=admit, **state["settings"])
-        search.generation = state["generation"]
-        search.population = [Individual.from_json(data) for data in state["population"]]
-        search._pending = {data["digest"]: Individual.from_json(data) for data in state["pending"]}
-        search._untold = set(state["untold"])
-        search._archive = Archive(pool, admit=admit, digests=state["seen"])
-        version, internal, gauss = state["random"]
-        search._rng.setstate((version, tuple(internal), gauss))
-        return search
-
-
-def _check(name: str, value: float | None, allowed: bool, range_text: str) -> None:
-    if not allowed:
-        raise StarError(f"{name} is {value}, but it must be {range_text}.")
+    def _selected(self, parents: list[Individual], born: list[Individual]) -> list[Individual]:
+        return survivors([*parents, *born], self.population_size)

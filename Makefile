@@ -8,13 +8,14 @@ DEMO := runs/demo
 # One thread for each process: tests and candidates run beside each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow lint format docs clean
 
 help:
 	@echo "make install    create .venv with everything at the pinned versions"
 	@echo "make demo       evolve small architectures on real text and compare them with the baselines"
 	@echo "make test       tests (make test-slow: the long ones)"
 	@echo "make lint       ruff and mypy (make format: mend what ruff can)"
+	@echo "make docs       write docs/operators.md from the tables in the code"
 	@echo "make clean      remove .venv and caches; runs and checkpoints stay"
 
 install: $(STAMP)
@@ -46,6 +47,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/python -m star.genome.reference docs/operators.md
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis dist

@@ -14,7 +14,7 @@ import torch
 from small_runs import Star
 
 from star.cli import progress
-from star.cli.generate import pieces
+from star.cli.writing import pieces
 from star.data import ByteTokenizer, Tokenizer
 from star.lm import LanguageModel
 

@@ -1,12 +1,14 @@
-"""`star inspect`: what a genome builds and costs, or what a run has found."""
+"""`star inspect`: what a genome or checkpoint builds and costs, what a run has found, what a trained LIV computes."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from star.cli.console import print_json, print_table, say
+from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.cli.targets import ArchitectureTarget
@@ -20,8 +22,9 @@ def run(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="GENOME|PRESET|RUN[:CANDIDATE]",
-            help="A genome such as '11111 91111', transformer++, striped-mamba, or a run directory.",
+            metavar="GENOME|PRESET|RUN[:CANDIDATE]|CHECKPOINT",
+            help="A genome such as '11111 91111', transformer++, striped-mamba, a run directory, or a folder that "
+            "`star train` wrote.",
         ),
     ],
     depth: Annotated[int | None, typer.Option(help="LIVs of a preset; default 24.")] = None,
@@ -29,28 +32,49 @@ def run(
     length: Annotated[
         int | None, typer.Option(help="Tokens in the cache; default 4096, for a candidate its run's.")
     ] = None,
+    materialize: Annotated[
+        bool, typer.Option("--materialize", help="Draw T of each LIV of a checkpoint, as it is on a text.")
+    ] = False,
+    liv: Annotated[int | None, typer.Option(help="Draw only this LIV; they count from 0.")] = None,
+    text: Annotated[str | None, typer.Option(help="The text that T depends on; default: a short sentence.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture, .svg or .html; default: CHECKPOINT/operators.svg.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show each LIV of an architecture with its parameters and cache, or the last population of a run.
 
     Nothing is allocated or trained. Embeddings are not counted; a cache element takes 2 bytes (bf16).
+
+    With --materialize: draw the operators T(x) of a trained model.
     """
+    from star.cli import materialize as drawing
     from star.cli.targets import RunTarget, resolve
 
+    if not materialize:
+        drawing.refuse({"liv": liv, "text": text, "out": out})
     found = resolve(target, depth=depth)
-    if isinstance(found, RunTarget):
+    if materialize:
+        if isinstance(found, RunTarget) or found.checkpoint is None:
+            raise StarError(f"{target!r} is not trained, so it has no T; name a folder that `star train` wrote")
+        if width is not None or length is not None:
+            raise StarError("--width and --length mean nothing with --materialize; T has the length of --text")
+        drawing.show(found.checkpoint, liv=liv, text=text, out=out, as_json=as_json)
+    elif isinstance(found, RunTarget):
         _inspect_run(found, as_json)
     else:
         _inspect_architecture(found, width, length, as_json)
 
 
 def _inspect_architecture(target: ArchitectureTarget, width: int | None, length: int | None, as_json: bool) -> None:
-    from star.errors import StarError
     from star.lm import analyse
 
-    recipe = target.recipe
-    width = width if width is not None else recipe.model.width if recipe else WIDTH
-    length = length if length is not None else recipe.cache_length if recipe else LENGTH
+    recipe, config = target.recipe, target.config
+    if config is not None and width not in (None, config.width):
+        raise StarError(f"--width is {width}, but the weights of {target.name!r} have width {config.width}")
+    own_width = config.width if config else recipe.model.width if recipe else WIDTH
+    own_length = config.length if config else recipe.cache_length if recipe else LENGTH
+    width, length = own_width if width is None else width, own_length if length is None else length
     for name, value in (("width", width), ("length", length)):
         if value < 1:
             raise StarError(f"--{name} is {value}, but it must be at least 1")
@@ -60,6 +84,9 @@ def _inspect_architecture(target: ArchitectureTarget, width: int | None, length:
         return
     if target.candidate is not None:
         say(_ancestry(target.candidate))
+    if config is not None:
+        tied = "tied" if config.tie_embeddings else "untied"
+        say(f"checkpoint of {config.vocab_size:,} tokens ({tied} embeddings), trained at length {config.length:,}")
     genome, canonical = str(target.genome), str(target.genome.canonical(target.pool))
     say(f"genome {genome}")
     if canonical != genome:
@@ -92,6 +119,12 @@ def _ancestry(candidate: Candidate) -> str:
 def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]:
     """The JSON form of an architecture and its cost."""
     found = {} if target.candidate is None else {"candidate": candidate_facts(target.candidate)}
+    if target.config is not None:
+        found["checkpoint"] = {
+            "vocab_size": target.config.vocab_size,
+            "tie_embeddings": target.config.tie_embeddings,
+            "length": target.config.length,
+        }
     return found | {
         "genome": str(target.genome),
         "canonical": str(target.genome.canonical(target.pool)),

@@ -1,7 +1,8 @@
-"""What an argument GENOME|PRESET|RUN[:CANDIDATE] names."""
+"""What an argument GENOME|PRESET|RUN[:CANDIDATE]|CHECKPOINT names."""
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.genome import BackboneGenome, OptionPool
+    from star.lm import LanguageModelConfig
     from star.synthesis import Candidate, Recipe
 
 GENOME_LIKE = re.compile(r"[\d.\s-]*\d[\d.\s-]*")
 PRESET_DEPTH = 24
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as in star.lm, which would import torch
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class RunTarget:
 
 @dataclass(frozen=True)
 class ArchitectureTarget:
-    """One architecture. `recipe` and `candidate` are those of the run that it comes from, if it does."""
+    """One architecture. `recipe` and `candidate` are those of the run that it comes from, `checkpoint` and `config`
+    those of the trained model, if it comes from one."""
 
     name: str
     """Fit for a file name: `transformer++`, `demo-7`; the digest of a genome."""
@@ -34,6 +38,8 @@ class ArchitectureTarget:
     pool: OptionPool
     recipe: Recipe | None = None
     candidate: Candidate | None = None
+    checkpoint: Path | None = None
+    config: LanguageModelConfig | None = None
 
 
 def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH) -> RunTarget | ArchitectureTarget:
@@ -50,6 +56,8 @@ def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_D
     path, colon, candidate = text.rpartition(":")
     if colon and _is_run(Path(path)):
         target = _candidate(Path(path), candidate)
+    elif is_checkpoint(Path(text)):
+        target = _checkpoint(Path(text))
     elif GENOME_LIKE.fullmatch(text) and not Path(text).exists():
         target = _genome(text)
     else:
@@ -64,10 +72,12 @@ def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_D
 def resolve_architecture(
     text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH
 ) -> ArchitectureTarget:
-    """Like `resolve`, but a run as a whole is refused."""
+    """Like `resolve`, but a run as a whole is refused, and so is what is trained already."""
     target = resolve(text, depth=depth, preset_depth=preset_depth)
     if isinstance(target, RunTarget):
         raise StarError(f"{text!r} is a whole run: name one of its candidates, such as {text}:1")
+    if target.checkpoint is not None:
+        raise StarError(f"{text!r} is trained already; name a genome, a preset or RUN:CANDIDATE")
     return target
 
 
@@ -75,6 +85,23 @@ def _is_run(path: Path) -> bool:
     from star.synthesis.store import DATABASE
 
     return (path / DATABASE).is_file()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `star train` has finished a model in this folder."""
+    return (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
+
+
+def _checkpoint(path: Path) -> ArchitectureTarget:
+    from star.lm import LanguageModelConfig
+
+    try:
+        config = LanguageModelConfig.from_dict(json.loads((path / CONFIG_FILE).read_text(encoding="utf-8")))
+    except StarError as error:
+        raise StarError(f"{str(path)!r} is no checkpoint of this version: {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise StarError(f"{str(path)!r} holds no readable checkpoint: {error}") from None
+    return ArchitectureTarget(path.resolve().name, config.genome, config.pool, checkpoint=path, config=config)
 
 
 def _candidate(path: Path, name: str) -> ArchitectureTarget:
@@ -99,8 +126,11 @@ def _unknown(text: str, path: Path) -> str:
     from star.genome import PRESETS
 
     if path.is_dir():
-        return f"the folder {str(path)!r} holds no run; name the directory that `star evolve --run` was given"
+        return (
+            f"the folder {str(path)!r} holds no run and no checkpoint; name the directory that `star evolve --run` or "
+            "`star train --out` was given"
+        )
     return (
         f"{text!r} is neither a genome (such as '11111 91111'), nor a preset ({', '.join(PRESETS)}), "
-        "nor the directory of a run, nor RUN:CANDIDATE"
+        "nor the directory of a run, nor RUN:CANDIDATE, nor a checkpoint"
     )

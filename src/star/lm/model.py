@@ -104,7 +104,9 @@ class LanguageModel(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        repetition_penalty: float = 1.0,
         stop_tokens: Sequence[int] = (),
+        stop_sequences: Sequence[Sequence[int]] = (),
         generator: torch.Generator | None = None,
         attention_mask: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -116,7 +118,9 @@ class LanguageModel(nn.Module):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            repetition_penalty=repetition_penalty,
             stop_tokens=stop_tokens,
+            stop_sequences=stop_sequences,
             generator=generator,
             attention_mask=attention_mask,
         )

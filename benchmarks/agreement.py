@@ -21,7 +21,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from random import Random
 
 import torch
@@ -77,9 +76,7 @@ def left_padded(backbone: Backbone, pair: Pair, rng: Random) -> Pair:
 
 def left_padded_chunked(backbone: Backbone, pair: Pair, rng: Random) -> Pair:
     x, mask, padding = padded(pair)
-    # A prompt comes with all its padding; what follows is cut at random.
-    sizes = chain([padding + rng.randint(1, 23)], chunks(rng))
-    return unpadded(cached(backbone, x, sizes, mask), padding)
+    return unpadded(cached(backbone, x, chunks(rng), mask), padding)
 
 
 #: Columns of the table; a column shows the worst of its views.

@@ -248,3 +248,14 @@ def test_genome_package_imports_no_torch() -> None:
 
     code = "import sys, star.genome, star.evolution; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("integers", [[1, 1, 1], [1] * 6, [1, 1, -1, 1, 1], []])
+def test_integers_that_make_no_segments_are_refused(integers: list[int]) -> None:
+    with pytest.raises(StarError):
+        BackboneGenome.from_integers(integers)
+
+
+def test_an_invalid_genome_has_no_canonical_form() -> None:
+    with pytest.raises(StarError, match="strategy 9"):
+        BackboneGenome.parse("11119").digest(POOL)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from views import VOCAB, check_gradients, check_trains, check_views
 
-from star import LanguageModel, OperatorGenome, OptionPool, StarError
+from star import BackboneGenome, LanguageModel, OperatorGenome, OptionPool, StarError
 from star.genome import FeaturizerGenome, LivClass, problems, random_genome, wiring
 from star.genome.meaning import refusals
 from star.genome.sampling import random_class
@@ -64,15 +64,23 @@ def test_views_agree_in_float32_too(seed: int) -> None:
     check_views(model_of(seed, 2, 3), Random(seed), length=21, tolerance=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**20), st.integers(2, 7))
-def test_canonical_form_over_random_classes(seed: int, depth: int) -> None:
-    pool = OptionPool("random", tuple(random_class(liv, Random(seed + liv)) for liv in (1, 2)))
+@settings(max_examples=1500, deadline=None)
+@given(st.integers(0, 2**20), st.integers(2, 7), st.integers(1, 2))
+def test_canonical_form_over_random_classes(seed: int, depth: int, rows: int) -> None:
+    pool = OptionPool("random", tuple(random_class(liv, Random(seed + liv)) for liv in range(1, rows + 1)))
     genome = random_genome(pool, depth, Random(seed))
     canonical = genome.canonical(pool)
     assert problems(canonical, pool) == []
     assert wiring(canonical, pool) == wiring(genome, pool)
     assert canonical.canonical(pool) == canonical
+
+
+def test_a_constant_inherited_beside_a_taken_group_stays_where_it_is() -> None:
+    strategies = ((), ("q",), ("k",), ("v",), ("q", "k"), ("k", "v"))
+    row = LivClass(1, "c", OperatorGenome.parse("12221"), FeaturizerGenome.parse("1113111-2414111-1114111"), strategies)
+    pool = OptionPool("constant", (row,))
+    genome = BackboneGenome.parse("12234 11116 14216 14232 14242")
+    assert wiring(genome.canonical(pool), pool) == wiring(genome, pool)
 
 
 @settings(max_examples=50, deadline=None)

@@ -163,7 +163,9 @@ def test_decay_and_step_size_parameters_are_marked() -> None:
     model = tiny("51111 8.1.1.1.1")
     marked = {name.split(".")[-1] for name, p in model.named_parameters() if getattr(p, "no_weight_decay", False)}
     assert {"A_log", "D", "bias", "frequency", "present"} <= marked
-    assert not any(getattr(p, "no_weight_decay", False) for n, p in model.named_parameters() if n.endswith("weight"))
+    assert not any(
+        getattr(p, "no_weight_decay", False) for n, p in model.named_parameters() if n.endswith("project.weight")
+    )
 
 
 def test_states_fork_reorder_and_refuse_what_they_cannot_do() -> None:
@@ -239,3 +241,79 @@ def test_shortest_sequences(length: int) -> None:
 def test_public_names_resolve() -> None:
     for name in star.__all__:
         assert getattr(star, name) is not None
+
+
+def test_padding_may_come_in_several_chunks_also_with_gradients() -> None:
+    model = tiny("11111 51111 71111")
+    tokens = torch.randint(0, VOCAB, (2, 10))
+    mask = torch.ones_like(tokens)
+    mask[0, :6] = 0
+    state = model.init_state(2, 10)
+    chunks = [model(tokens[:, part], state=state, attention_mask=mask[:, part]) for part in (slice(3), slice(3, 10))]
+    together = model(tokens, attention_mask=mask)
+    gradients = [
+        torch.autograd.grad(logits[mask.bool()].square().sum(), list(model.parameters()))
+        for logits in (torch.cat(chunks, 1), together)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_a_refused_call_leaves_the_state_as_it_was() -> None:
+    model = tiny("11111 51111")
+    tokens = torch.randint(0, VOCAB, (2, 10))
+    with torch.no_grad():
+        state = model.init_state(2, 10)
+        model(tokens[:, :4], state=state)
+        with pytest.raises(StarError, match="left"):
+            model(tokens[:, :3], state=state, attention_mask=torch.tensor([[1, 1, 0], [1, 1, 1]]))
+        torch.testing.assert_close(model(tokens[:, 4:], state=state), model(tokens)[:, 4:], rtol=1e-9, atol=1e-9)
+
+
+def test_trimming_forgets_padding_too() -> None:
+    model = tiny("11111")
+    tokens = torch.randint(0, VOCAB, (2, 10))
+    mask = torch.ones_like(tokens)
+    mask[0, :6] = 0
+    with torch.no_grad():
+        state = model.init_state(2, 10)
+        model(tokens, state=state, attention_mask=mask)
+        state.trim(0)
+        torch.testing.assert_close(model(tokens, state=state), model(tokens), rtol=1e-9, atol=1e-9)
+
+
+def test_states_and_masks_of_other_shapes_are_refused() -> None:
+    model = tiny("11111")
+    tokens = torch.zeros(1, 6, dtype=torch.long)
+    with pytest.raises(StarError, match="for 2 sequences, not for 1"):
+        model(tokens, state=model.init_state(2, 16))
+    with pytest.raises(StarError, match="attention mask"):
+        model(tokens, attention_mask=torch.ones(1, 5))
+    for batch_size, max_length in ((0, 5), (1, 0), (1, -1)):
+        with pytest.raises(StarError, match="cannot be made"):
+            model.init_state(batch_size, max_length)
+    with pytest.raises(StarError, match="width"):
+        LanguageModel.from_genome("11111", width=8 << 40, vocab_size=VOCAB)
+
+
+def test_everything_a_state_holds_after_a_step_is_counted() -> None:
+    for liv in POOL.ids:
+        model = tiny(f"{liv}.1.1.1.1 9.1.1.1.1")
+        state = model.init_state(1, 16)
+        with torch.no_grad():
+            for _ in range(3):
+                model(torch.zeros(1, 1, dtype=torch.long), state=state)
+        held = sum(tensor.nbytes for branches in state.livs for branch in branches for tensor in branch.values())
+        assert held == state.nbytes
+
+
+def test_a_decoding_filter_follows_its_weights() -> None:
+    model = tiny("8.1.1.1.1")
+    tokens = torch.randint(0, VOCAB, (1, 9))
+    for _ in range(2):
+        with torch.no_grad():
+            state = model.init_state(1, 9)
+            steps = torch.cat([model(tokens[:, t : t + 1], state=state) for t in range(9)], 1)
+            torch.testing.assert_close(steps, model(tokens), rtol=1e-9, atol=1e-9)
+            for parameter in model.parameters():
+                parameter.mul_(1.5)

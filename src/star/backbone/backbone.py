@@ -13,6 +13,8 @@ from star.genome import BackboneGenome, OptionPool, require_valid, wiring
 from star.liv import LIV, Call, Sharing
 
 NORM_EPSILON = 1e-5
+MAX_WIDTH = 1 << 20
+MAX_LENGTH = 1 << 30
 
 
 class Backbone(nn.Module):
@@ -24,10 +26,10 @@ class Backbone(nn.Module):
     def __init__(self, genome: BackboneGenome, pool: OptionPool, *, width: int, length: int = 4096) -> None:
         super().__init__()
         require_valid(genome, pool)
-        if width < 8 or width % 8:
-            raise StarError(f"width {width} is no positive multiple of 8; use 64, 128, 256 and so on.")
-        if length < 1:
-            raise StarError(f"length {length} is not positive; give the number of tokens that sequences have.")
+        if width < 8 or width % 8 or width > MAX_WIDTH:
+            raise StarError(f"width {width} is no multiple of 8 from 8 to {MAX_WIDTH}; use 64, 128, 256 and so on.")
+        if not 1 <= length <= MAX_LENGTH:
+            raise StarError(f"length {length} is not from 1 to {MAX_LENGTH}; give the tokens that sequences have.")
         self.genome, self.pool, self.width, self.length = genome, pool, width, length
         wires = wiring(genome, pool)
         livs: list[LIV] = []
@@ -51,6 +53,11 @@ class Backbone(nn.Module):
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
         """An empty decoding state; dtype defaults to the weights', recurrent states are float32 or better."""
+        if batch_size < 1 or not 1 <= max_length <= MAX_LENGTH:
+            raise StarError(
+                f"a state for {batch_size} sequences of {max_length} tokens cannot be made; both are at least 1, "
+                f"and tokens at most {MAX_LENGTH}."
+            )
         weight = next(self.parameters())
         slots = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
         return State.allocate(slots, batch_size, max_length, dtype or weight.dtype, weight.device)
@@ -68,6 +75,10 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
         """x: [B, ℓ, d]; mask: [B, ℓ] bool, False at padding. A state is advanced by ℓ tokens."""
         length = x.shape[1]
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise StarError(f"the attention mask is {list(mask.shape)}; for these tokens it is {list(x.shape[:2])}.")
+        if state is not None and state.batch_size != x.shape[0]:
+            raise StarError(f"the state is for {state.batch_size} sequences, not for {x.shape[0]}; init or reorder it.")
         if state is not None:
             call = Call(state.position, state.reserve(length, mask))
         else:

@@ -63,6 +63,9 @@ class State:
                     f"fork the state before the tokens that may have to go."
                 )
         self.position = length
+        if self.valid is not None:
+            self.valid = self.valid.clone()
+            self.valid[:, length:] = True  # what comes next is not padding unless its own mask says so
 
     def reserve(self, length: int, mask: Tensor | None) -> Tensor | None:
         """Check that `length` more tokens fit, note their padding, and return the mask [batch, position + length] of
@@ -74,12 +77,16 @@ class State:
                 f"Ask init_state for a larger max_length."
             )
         if mask is not None and not bool(mask.all()):
+            # A new tensor: earlier passes may need theirs for gradients, and a refusal leaves the state as it was.
             if self.valid is None:
-                self.valid = torch.ones((self.batch_size, self.max_length), dtype=torch.bool, device=self.device)
-            self.valid[:, self.position : end] = mask
-            seen = self.valid[:, :end]
+                valid = torch.ones((self.batch_size, self.max_length), dtype=torch.bool, device=self.device)
+            else:
+                valid = self.valid.clone()
+            valid[:, self.position : end] = mask
+            seen = valid[:, :end]
             if bool((seen[:, :-1] & ~seen[:, 1:]).any()):
                 raise StarError("a state takes padding on the left only; pad the prompts on the left, tokens last.")
+            self.valid = valid
         return None if self.valid is None else self.valid[:, :end]
 
     def _tensors(self) -> list[tuple[OperatorState, str, Tensor]]:

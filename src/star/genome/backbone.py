@@ -56,6 +56,8 @@ class BackboneGenome:
     def from_integers(cls, integers: Iterable[int]) -> BackboneGenome:
         """The inverse of `integers`."""
         values = list(integers)
+        if len(values) % 5 or any(value < 0 for value in values):
+            raise StarError(f"{len(values)} integers are no backbone genome: five non-negative ones make a segment.")
         return cls(tuple(Segment(*values[start : start + 5]) for start in range(0, len(values), 5)))
 
     @property
@@ -73,10 +75,13 @@ class BackboneGenome:
 
         Sharing groups are numbered in order of appearance within their class, and integers without effect are reset:
         a LIV that shares nothing gets a number of its own and strategy 1, and so does the strategy of a source.
+        Raises `StarError` for an invalid genome.
         """
-        from star.genome.wiring import canonical_genome, wiring
+        from star.genome.validity import require_valid
+        from star.genome.wiring import canonical_genome
 
-        return canonical_genome(self, wiring(self, pool), pool)
+        require_valid(self, pool)
+        return canonical_genome(self, pool)
 
     def digest(self, pool: OptionPool) -> str:
         """Hash of the architecture: 16 hexadecimal digits of the canonical genome and of the classes that it uses."""

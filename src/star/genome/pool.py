@@ -8,7 +8,7 @@ from typing import Any
 
 from star.errors import StarError
 from star.genome.meaning import refusals
-from star.genome.structure import GROUP_NAMES, FeatureGroup, FeaturizerGenome, OperatorGenome, TokenMixing
+from star.genome.structure import GROUP_NAMES, FeatureGroup, FeaturizerGenome, OperatorGenome, Sparsity, TokenMixing
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class LivClass:
         """Everything that fixes the network of one such LIV, as text, for hashing."""
         difference = "difference " if self.differential else ""
         strategies = " ".join("+".join(strategy) or "-" for strategy in self.strategies)
-        return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies} {self.window}"
+        window = "" if self.operator.sparsity is Sparsity.NONE else f" {self.window}"
+        return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies}{window}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_dict`."""

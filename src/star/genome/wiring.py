@@ -2,12 +2,13 @@
 
 A feature group of LIV i is either *taken* from an earlier LIV (feature-group sharing) or *computed* by i, with weights
 that belong to some LIV (featurizer sharing; itself where nothing is shared). A group that does not depend on the input
-(a convolution kernel) is its weights, so sharing it either way is the same network: it is always recorded by owner.
+(a kernel, a constant) is its weights, so sharing it either way is the same network: it is always recorded by owner.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.pool import OptionPool
@@ -23,93 +24,106 @@ class Wiring:
 
 def wiring(genome: BackboneGenome, pool: OptionPool) -> Wiring:
     """Resolve all sharing of a valid genome; weights belong to the first LIV of a sharing group that needs them."""
-    featurizer_source: dict[tuple[int, int], int] = {}
-    feature_source: dict[tuple[int, int], int] = {}
-    first_owner: dict[tuple[int, int, str], int] = {}
-    taken: list[dict[str, int]] = []
-    owners: list[dict[str, int]] = []
+    resolver = _Resolver(pool)
+    for segment in genome:
+        resolver.add(segment)
+    return resolver.wiring
+
+
+def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome:
+    """The canonical genome of a valid one, a function of its LIV classes and wiring.
+
+    LIV by LIV, the first segment in a fixed order that gives the same wiring: feature groups taken before featurizer
+    sharing, nothing before something, earlier groups before later ones.
+    """
+    wires = wiring(genome, pool)
+    resolver = _Resolver(pool)
     for index, segment in enumerate(genome):
-        row = pool[segment.liv]
-        groups = row.groups
+        row = (wires.taken[index], wires.owners[index])
+        found = next((choice for choice in resolver.choices(segment.liv) if resolver.resolve(choice) == row), None)
+        if found is None:
+            return _relabelled(genome)
+        resolver.add(found)
+    return BackboneGenome(tuple(resolver.segments))
+
+
+class _Resolver:
+    """Wires a backbone up, segment by segment."""
+
+    def __init__(self, pool: OptionPool) -> None:
+        self.pool = pool
+        self.segments: list[Segment] = []
+        self._taken: list[dict[str, int]] = []
+        self._owners: list[dict[str, int]] = []
+        self._featurizer_sources: dict[tuple[int, int], int] = {}
+        self._feature_sources: dict[tuple[int, int], int] = {}
+        self._first_owners: dict[tuple[int, int, str], int] = {}
+
+    @property
+    def wiring(self) -> Wiring:
+        return Wiring(tuple(self._taken), tuple(self._owners))
+
+    def resolve(self, segment: Segment) -> tuple[dict[str, int], dict[str, int]]:
+        """What the next LIV would take, and who would own the weights of what it computes."""
+        index, row = len(self.segments), self.pool[segment.liv]
         key = (segment.liv, segment.featurizer_group)
-        source = featurizer_source.setdefault(key, index)
-        feature_from = feature_source.setdefault((segment.liv, segment.feature_group), index)
-        shared = row.strategies[segment.feature_strategy - 1] if feature_from != index else ()
-        shares_weights = source == index or segment.featurizer_strategy == 2
-        takes: dict[str, int] = {}
-        owns: dict[str, int] = {}
-        for name, group in groups.items():
-            if not group.from_input:
-                if name in shared:
-                    owns[name] = owners[feature_from][name]
-                else:
-                    owns[name] = owners[source][name] if shares_weights and source != index else index
+        source = self._featurizer_sources.get(key, index)
+        feature_source = self._feature_sources.get((segment.liv, segment.feature_group), index)
+        shared = row.strategies[segment.feature_strategy - 1] if feature_source != index else ()
+        shares_weights = source != index and segment.featurizer_strategy == 2
+        taken: dict[str, int] = {}
+        owners: dict[str, int] = {}
+        for name, group in row.groups.items():
+            if name in shared and group.from_input:
+                taken[name] = feature_source
             elif name in shared:
-                takes[name] = feature_from
+                owners[name] = self._owners[feature_source][name]
+            elif not shares_weights:
+                owners[name] = index
+            elif group.from_input:
+                owners[name] = self._first_owners.get((*key, name), index)
             else:
-                owns[name] = first_owner.setdefault((*key, name), index) if shares_weights else index
-        taken.append(takes)
-        owners.append(owns)
-    return Wiring(tuple(taken), tuple(owners))
+                owners[name] = self._owners[source][name]
+        return taken, owners
+
+    def add(self, segment: Segment) -> None:
+        """Append the next LIV."""
+        index = len(self.segments)
+        taken, owners = self.resolve(segment)
+        key = (segment.liv, segment.featurizer_group)
+        if self._featurizer_sources.setdefault(key, index) == index or segment.featurizer_strategy == 2:
+            for name in owners:
+                self._first_owners.setdefault((*key, name), index)
+        self._feature_sources.setdefault((segment.liv, segment.feature_group), index)
+        self.segments.append(segment)
+        self._taken.append(taken)
+        self._owners.append(owners)
+
+    def choices(self, liv: int) -> Iterator[Segment]:
+        """All segments that the next LIV can have, with groups numbered in order of appearance."""
+        featurizers = sum(known == liv for known, _ in self._featurizer_sources)
+        features = sum(known == liv for known, _ in self._feature_sources)
+        strategies = range(2, len(self.pool[liv].strategies) + 1)
+        shared = [(group, strategy) for group in range(1, features + 1) for strategy in strategies]
+        for feature_group, feature_strategy in [(features + 1, 1), *shared]:
+            for group, strategy in [(featurizers + 1, 1), *((known, 2) for known in range(1, featurizers + 1))]:
+                yield Segment(liv, group, strategy, feature_group, feature_strategy)
 
 
-def canonical_genome(genome: BackboneGenome, wires: Wiring, pool: OptionPool) -> BackboneGenome:
-    """The canonical genome of a wiring; a function of the LIV classes and `wires` alone."""
-    featurizer_labels = _Labels()
-    feature_labels = _Labels()
-    attached: set[int] = set()  # LIVs that take a feature group from another one
-    root: list[int] = []  # first LIV with which each LIV shares featurizer weights
-    segments = []
-    for index, segment in enumerate(genome):
-        groups = pool[segment.liv].groups
-        takes, owns = wires.taken[index], wires.owners[index]
-        shares = sorted({owner for name, owner in owns.items() if groups[name].from_input and owner != index})
-        root.append(root[shares[0]] if shares else index)
-        implied = wires.owners[root[index]] if shares else {}
-        kernels = tuple(
-            name for name, group in groups.items() if not group.from_input and owns[name] != implied.get(name, index)
-        )
-        names = tuple(name for name in groups if name in takes or name in kernels)
-        if not names:
-            source = index
-        elif takes:
-            source = next(iter(takes.values()))
-        else:
-            source = next(
-                other
-                for other in range(index)
-                if genome.segments[other].liv == segment.liv
-                and other not in attached
-                and all(wires.owners[other][name] == owns[name] for name in kernels)
-            )
-        if names:
-            attached.add(index)
-        optional = {
-            name for name, group in groups.items() if not group.from_input and wires.owners[source][name] == owns[name]
-        }
-        segments.append(
-            Segment(
-                segment.liv,
-                featurizer_labels(segment.liv, root[index]),
-                2 if shares else 1,
-                feature_labels(segment.liv, source),
-                1 + _strategy(pool[segment.liv].strategies, set(names), optional),
-            )
-        )
+def _relabelled(genome: BackboneGenome) -> BackboneGenome:
+    """The same sharing with groups numbered in order of appearance. Only needed where a LIV has weights from two others
+    that no single group of the reduced genome holds, which takes a class with learned constants."""
+    segments = list(genome)
+    for group, strategy in (("featurizer_group", "featurizer_strategy"), ("feature_group", "feature_strategy")):
+        numbers: dict[tuple[int, int], int] = {}
+        used: dict[int, int] = {}
+        for index, segment in enumerate(segments):
+            key = (segment.liv, getattr(segment, group))
+            if key not in numbers or getattr(segment, strategy) == 1:
+                used[segment.liv] = used.get(segment.liv, 0) + 1
+                numbers.setdefault(key, used[segment.liv])
+                number, value = used[segment.liv], 1
+            else:
+                number, value = numbers[key], getattr(segment, strategy)
+            segments[index] = replace(segment, **{group: number, strategy: value})
     return BackboneGenome(tuple(segments))
-
-
-class _Labels:
-    """Numbers 1, 2, … for the roots of each class, in order of appearance."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[int, dict[int, int]] = {}
-
-    def __call__(self, liv: int, root: int) -> int:
-        numbers = self._numbers.setdefault(liv, {})
-        return numbers.setdefault(root, len(numbers) + 1)
-
-
-def _strategy(strategies: tuple[tuple[str, ...], ...], names: set[str], optional: set[str]) -> int:
-    """First strategy that takes `names` and, beyond them, at most kernels that are the source's anyway."""
-    return next(index for index, strategy in enumerate(strategies) if names <= set(strategy) <= names | optional)

@@ -160,7 +160,7 @@ class ProjectedGroup(nn.Module):
         if self.taps is not None:
             x = short_convolution(x, self.taps, None if state is None else slide(state, name, x))
         if self.bias is not None:
-            x = x + self.bias
+            x = x.to(torch.promote_types(x.dtype, torch.float32)) + self.bias  # decays are exponentials of this sum
         x = activate(x, self.nonlinearity)
         return x if self.repeat == 1 else x.repeat_interleave(self.repeat, dim=-1)
 
@@ -182,6 +182,25 @@ class ExplicitKernel(nn.Module):
         return self.taps[:, :length]
 
 
+class Affine(nn.Module):
+    """y = W x + b in x's dtype. No `nn.Linear`: initialisations of whole models look for those, and a filter whose
+    network starts near zero stays there."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
 class ImplicitKernel(nn.Module):
     """A long kernel as a function of the lag t (Poli et al. 2023): a small network with sine activations over
     t / `length`, times an exponential window of its own rate for each channel, plus a weight on the present token.
@@ -196,12 +215,14 @@ class ImplicitKernel(nn.Module):
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
         self.register_buffer("length", torch.tensor(length))
-        self.first = nn.Linear(self.FEATURES, self.ORDER)
-        self.second = nn.Linear(self.ORDER, self.ORDER)
-        self.third = nn.Linear(self.ORDER, self.ORDER)
-        self.frequency = undecayed(nn.Parameter(torch.empty(self.ORDER)))
+        self.first = Affine(self.FEATURES, self.ORDER)
+        self.second = Affine(self.ORDER, self.ORDER)
+        self.third = Affine(self.ORDER, self.ORDER)
+        self.frequency = nn.Parameter(torch.empty(self.ORDER))
         self.last = nn.Parameter(torch.empty(channels, self.ORDER))
-        self.present = undecayed(nn.Parameter(torch.empty(channels)))
+        self.present = nn.Parameter(torch.empty(channels))
+        for parameter in self.parameters():
+            undecayed(parameter)  # Poli et al. train the whole filter without weight decay
         self.scale = sqrt(16 / max(length, 16))  # keeps the energy of a fresh kernel the same at any length
         self.reset_parameters()
 
@@ -221,8 +242,7 @@ class ImplicitKernel(nn.Module):
             bands = [torch.cos(angle), torch.sin(angle), torch.cos(2 * angle), torch.sin(2 * angle)]
             hidden = torch.stack([time, *bands], dim=-1)
             for layer in (self.first, self.second, self.third):
-                hidden = functional.linear(hidden, layer.weight.to(dtype), layer.bias.to(dtype))
-                hidden = torch.sin(self.frequency.to(dtype) * hidden)
+                hidden = torch.sin(self.frequency.to(dtype) * layer(hidden))
             decades = log(1 / self.TARGET)
             rates = torch.linspace(
                 decades / self.SLOW, decades / self.FAST, self.last.shape[0], dtype=dtype, device=time.device

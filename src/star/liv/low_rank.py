@@ -127,9 +127,9 @@ class LowRankMixer(nn.Module):
 
     @staticmethod
     def _average(mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Each row of a mask divided by what it lets through."""
-        mask = mask.to(dtype)
-        return mask / mask.sum(-1, keepdim=True)
+        """Each row of a mask divided by what it lets through; counted and divided in float32 or better."""
+        mask = mask.to(torch.promote_types(dtype, torch.float32))
+        return (mask / mask.sum(-1, keepdim=True)).to(dtype)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         """Queries in blocks of `window`, each against its own block of keys and the one before, which hold all that a

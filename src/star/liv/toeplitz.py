@@ -29,6 +29,7 @@ class ToeplitzMixer(nn.Module):
         self.nonlinearity = row.groups["K"].nonlinearity
         self.sparsity = row.operator.sparsity
         self.window = row.window
+        self._decoding: tuple[object, Tensor] | None = None
 
     @property
     def reach(self) -> int | None:
@@ -83,9 +84,17 @@ class ToeplitzMixer(nn.Module):
         kernel = activate(featurizer.kernel(length), self.nonlinearity)
         return kernel if self.repeat == 1 else kernel.repeat_interleave(self.repeat, dim=0)
 
+    def _reversed_kernel(self, featurizer: Featurizer, length: int, dtype: torch.dtype) -> Tensor:
+        """K with the last lag first, made anew only for other weights, length or dtype: one for all states."""
+        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in featurizer.parameters())
+        key = (length, dtype, weights)
+        if self._decoding is None or self._decoding[0] != key:
+            self._decoding = (key, self._kernel(featurizer, length).flip(1).to(dtype))
+        return self._decoding[1]
+
     def _long(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
-        """With all of the past. One token at a time nothing is allocated that grows with it: K is made once for the
-        whole state, last lag first, and each token is one dot product."""
+        """With all of the past. One token at a time nothing is allocated that grows with it: K is made once, last
+        lag first, and each token is one dot product."""
         if state is None:
             return long_convolution(u, self._kernel(featurizer, u.shape[1]))
         seen = append(state, "u", call.position, u.transpose(1, 2), dim=2)  # B d (position + ℓ)
@@ -93,10 +102,7 @@ class ToeplitzMixer(nn.Module):
         if u.shape[1] > 1 or torch.is_grad_enabled():
             y = long_convolution(seen.transpose(1, 2).to(u.dtype), self._kernel(featurizer, length))
             return y[:, length - u.shape[1] :]
-        if "kernel" not in state:
-            kernel = self._kernel(featurizer, state["u"].shape[2])
-            state["kernel"] = kernel.flip(1).to(seen.dtype)
-        kernel = state["kernel"][:, -length:]
+        kernel = self._reversed_kernel(featurizer, state["u"].shape[2], seen.dtype)[:, -length:]
         return torch.bmm(seen.transpose(0, 1), kernel.unsqueeze(2)).permute(1, 2, 0).to(u.dtype)  # d B 1 -> B 1 d
 
     def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, call: Call) -> Tensor:

@@ -93,11 +93,55 @@ def test_depth_that_is_no_multiple_of_the_motif_is_refused() -> None:
         STARBackbone(32, 5, [[1, 1, 1, 1, 1], [1, 2, 1, 2, 1]], {1: config})
 
 
-def test_expansion_and_repeat_change_what_they_name() -> None:
-    def parameters(**options: int) -> int:
-        config = LIVConfig(
-            1, TokenMixingStructure.LOW_RANK, False, "softmax", ChannelMixingStructure.GROUPED, **options
-        )
-        return sum(p.numel() for p in STARBackbone(128, 1, [[1, 1, 1, 1, 1]], {1: config}).parameters())
+DIAGONAL, LOW_RANK = TokenMixingStructure.DIAGONAL, TokenMixingStructure.LOW_RANK
+TOEPLITZ, RECURRENT = TokenMixingStructure.SCALED_TOEPLITZ, TokenMixingStructure.SEQUENTIAL_SEMI_SEPARABLE
+USUAL = {DIAGONAL: "silu", LOW_RANK: "softmax"}
 
-    assert parameters() - parameters(repeat_factor=2) == 128 * 128  # half of k and half of v
+
+def build(
+    tokens: TokenMixingStructure, channels: ChannelMixingStructure, width: int = 128, **factors: int
+) -> STARBackbone:
+    config = LIVConfig(1, tokens, False, USUAL.get(tokens), channels, **factors)
+    return STARBackbone(width, 1, [[1, 1, 1, 1, 1]], {1: config})
+
+
+def parameters(model: STARBackbone) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("channels", list(ChannelMixingStructure))
+@pytest.mark.parametrize("tokens", list(TokenMixingStructure))
+@pytest.mark.parametrize("factor", ["expansion_factor", "repeat_factor"])
+def test_every_factor_changes_the_size_or_is_refused(
+    tokens: TokenMixingStructure, channels: ChannelMixingStructure, factor: str
+) -> None:
+    torch.manual_seed(0)
+    one_head = channels is ChannelMixingStructure.DENSE and tokens in (LOW_RANK, RECURRENT)
+    if tokens is TOEPLITZ or (factor == "repeat_factor" and one_head):
+        with pytest.raises(StarError, match="act on x itself" if tokens is TOEPLITZ else "does not divide its 1 "):
+            build(tokens, channels, **{factor: 2})
+        return
+    model, usual = build(tokens, channels, **{factor: 2}), build(tokens, channels)
+    if factor == "expansion_factor":
+        assert parameters(model) > parameters(usual)
+    else:
+        assert parameters(model) < parameters(usual)
+    check_causal_and_trainable(model, 128)
+
+
+def test_factors_change_what_they_name() -> None:
+    def change(tokens: TokenMixingStructure, **factors: int) -> int:
+        channels = ChannelMixingStructure.DENSE if tokens is DIAGONAL else ChannelMixingStructure.GROUPED
+        return parameters(build(tokens, channels, **factors)) - parameters(build(tokens, channels))
+
+    assert change(LOW_RANK, repeat_factor=2) == -128 * 128  # half of k and half of v
+    assert change(LOW_RANK, expansion_factor=2) == 4 * 128 * 128  # q, k, v and the output map
+    assert change(DIAGONAL, repeat_factor=2) == -128 * 384  # half of gate and half of up, 384 = 8/3 · 128 rounded up
+    assert change(DIAGONAL, expansion_factor=2) == 3 * 128 * (704 - 384)
+    # B and C have 16 more channels with 3 taps each; the 2 heads have 16 more decay rates.
+    assert change(RECURRENT, expansion_factor=2) == 2 * 16 * 128 + 2 * 16
+
+
+def test_a_repeat_that_does_not_divide_is_refused_with_the_reason() -> None:
+    with pytest.raises(StarError, match="7 times, which does not divide"):
+        build(DIAGONAL, ChannelMixingStructure.DENSE, repeat_factor=7)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import sysconfig
 from collections import Counter
@@ -85,9 +86,23 @@ def test_a_folder_of_records_is_read_as_records(tmp_path: Path) -> None:
     (tmp_path / "0.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     (tmp_path / "1.jsonl").write_text('{"text": "c"}\n')
     assert read(tmp_path)[0] == ["a", "b", "c"]
+
+
+def test_a_mixed_folder_gives_records_and_whole_texts_file_by_file(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "0.jsonl").write_text('{"body": "a"}\n{"body": "b"}\n')
+    (tmp_path / "1.jsonl.gz").write_bytes(gzip.compress(b'{"body": "c"}\n'))
+    parquet.write_table(pyarrow.table({"body": ["d", "e"]}), tmp_path / "2.parquet")
+    (tmp_path / "README.md").write_text("about\n\nthem")
+    assert read(tmp_path, text_field="body")[0] == ["a", "b", "c", "d", "e", "about\n\nthem"]
+
+
+def test_a_record_file_without_the_field_is_refused_in_a_mixed_folder_too(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("about")
-    assert len(read(tmp_path)[0]) == 3  # now it is a folder of three text files
-    assert "about" in read(tmp_path)[0]
+    (tmp_path / "data.jsonl").write_text('{"body": "a"}\n')
+    with pytest.raises(StarError, match=r"data\.jsonl:1 has no field 'text', only 'body'"):
+        read(tmp_path)
 
 
 def test_the_standard_library_comes_without_tests_packages_and_generated_modules() -> None:

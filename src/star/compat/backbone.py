@@ -48,6 +48,19 @@ _MODELS = {
     TokenMixing.SCALED_TOEPLITZ: 7,
     TokenMixing.SEMI_SEPARABLE: 5,
 }
+#: The groups that each factor multiplies, as `star.genome.meaning` allows. None for Toeplitz token mixing.
+_EXPANDED: dict[TokenMixing, tuple[str, ...]] = {
+    TokenMixing.DIAGONAL: ("gate", "up"),
+    TokenMixing.LOW_RANK: ("q", "k", "v"),
+    TokenMixing.SCALED_TOEPLITZ: (),
+    TokenMixing.SEMI_SEPARABLE: ("B", "C"),
+}
+_REPEATED: dict[TokenMixing, tuple[str, ...]] = {
+    TokenMixing.DIAGONAL: ("gate", "up"),
+    TokenMixing.LOW_RANK: ("k", "v"),
+    TokenMixing.SCALED_TOEPLITZ: (),
+    TokenMixing.SEMI_SEPARABLE: ("v", "z", "delta"),
+}
 _NONLINEARITIES = {
     None: Nonlinearity.NONE,
     "softmax": Nonlinearity.SOFTMAX,
@@ -61,9 +74,18 @@ _NONLINEARITIES = {
 class LIVConfig:
     """One LIV class.
 
-    expansion_factor multiplies the usual channels of the groups that expand (gate and up; the recurrent state);
-    repeat_factor is the number of query heads for each key and value head; sparsity_mask is a band of `LivClass.window`
-    tokens.
+    sparsity_mask is a band of `LivClass.window` tokens. The factors act by token mixing:
+
+    - diagonal: expansion_factor multiplies the usual hidden size, the channels of gate and up; of these only one in
+      repeat_factor is computed, and the others are copies.
+    - low-rank: expansion_factor multiplies the channels of q, k and v; repeat_factor is the number of query heads for
+      each key and value head.
+    - semi-separable: expansion_factor multiplies the state size N, the channels of B and C, and leaves those of v as
+      they are; of the channels of v, z and Δ only one in repeat_factor is computed, and the others are copies.
+    - Toeplitz: both must be 1.
+
+    A repeat_factor that does not divide the channels or heads is refused when the backbone is built, where its width
+    is known. A single Δ or head for all channels (dense channel mixing) cannot be repeated.
     """
 
     featurizer_class: int
@@ -83,14 +105,21 @@ class LIVConfig:
                 f"expansion_factor {self.expansion_factor} and repeat_factor {self.repeat_factor} start at 1."
             )
         mixing = self.token_mixing.value
+        for name, factor, changed in (
+            ("expansion_factor", self.expansion_factor, _EXPANDED[mixing]),
+            ("repeat_factor", self.repeat_factor, _REPEATED[mixing]),
+        ):
+            if factor > 1 and not changed:
+                raise StarError(
+                    f"{name} {factor} has no meaning for Toeplitz token mixing: C, K and B act on x itself, channel by "
+                    "channel; use 1."
+                )
         model = OptionPool.paper()[_MODELS[mixing]]
         groups = []
         for name, group in model.groups.items():
-            if group.expansion > 1:
-                group = replace(group, expansion=group.expansion * self.expansion_factor)
-            if mixing is TokenMixing.LOW_RANK and name in ("k", "v"):
-                group = replace(group, repeat=self.repeat_factor)
-            groups.append(group)
+            expansion = self.expansion_factor if name in _EXPANDED[mixing] else 1
+            repeat = self.repeat_factor if name in _REPEATED[mixing] else 1
+            groups.append(replace(group, expansion=group.expansion * expansion, repeat=group.repeat * repeat))
         operator = OperatorGenome(
             self.featurizer_class,
             mixing,

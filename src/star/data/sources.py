@@ -136,17 +136,16 @@ def _refuse_binary(path: Path, head: bytes) -> None:
 
 
 def _folder_documents(folder: Path, field: str, skipped: Counter[str]) -> Iterator[str]:
-    """Every text file below `folder`, one document each, in the order of their relative paths.
+    """The files below `folder` in the order of their relative paths: JSONL and Parquet as their records, every other
+    text file as one document.
 
     Hidden files and folders, binary files and files that are not UTF-8 are skipped and counted; links to folders
-    are not followed. A folder that holds nothing but JSONL and Parquet files is read as their records.
+    are not followed. A file of records that cannot be read, or lacks `field`, is refused as it would be alone.
     """
-    files = list(_walk(folder, skipped))
-    if files and all(holds_records(path) for path in files):
-        for path in files:
+    for path in _walk(folder, skipped):
+        if holds_records(path):
             yield from _records(path, field, skipped)
-        return
-    for path in files:
+            continue
         text = _whole_file(path, skipped)
         if text is not None:
             yield text

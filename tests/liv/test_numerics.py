@@ -17,7 +17,7 @@ from star.backbone import Backbone
 from star.genome import FeaturizerGenome, LivClass, Nonlinearity, OperatorGenome, TokenMixing
 from star.genome.variation import unconnected
 from star.liv import Call
-from star.liv.featurizer import ImplicitKernel
+from star.liv.filters import ImplicitKernel
 from star.liv.kernels.rotary import rotate
 from star.liv.semi_separable import SemiSeparableMixer
 from star.training.optimizer import parameter_groups

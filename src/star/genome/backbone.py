@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from star.errors import StarError
-from star.genome.structure import _integers, _text
+from star.genome.structure import integers_text, parse_integers
 
 if TYPE_CHECKING:
     from star.genome.pool import OptionPool
@@ -30,7 +30,7 @@ class Segment:
     feature_strategy: int = 1
 
     def __str__(self) -> str:
-        return _text(astuple(self))
+        return integers_text(astuple(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class BackboneGenome:
         Raises `StarError` where a segment is not five non-negative integers.
         """
         words = [word for word in re.split(r"[\s\-]+", text.strip()) if word]
-        return cls(tuple(Segment(*_integers(word, 5, "segment")) for word in words))
+        return cls(tuple(Segment(*parse_integers(word, 5, "segment")) for word in words))
 
     @classmethod
     def from_integers(cls, integers: Iterable[int]) -> BackboneGenome:

@@ -61,7 +61,8 @@ GROUP_NAMES: dict[TokenMixing, tuple[str, ...]] = {
 }
 
 
-def _integers(text: str, count: int, what: str) -> list[int]:
+def parse_integers(text: str, count: int, what: str) -> list[int]:
+    """Read ``12123`` or ``1.2.1.2.3`` as `count` integers; `StarError`, which names `what`, for anything else."""
     parts = text.split(".") if "." in text else list(text)
     if len(parts) != count or not all(part.isascii() and part.isdigit() for part in parts):
         raise StarError(
@@ -71,7 +72,8 @@ def _integers(text: str, count: int, what: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _text(values: tuple[int, ...]) -> str:
+def integers_text(values: tuple[int, ...]) -> str:
+    """Digits, or dotted as soon as one value has two of them."""
     return "".join(map(str, values)) if max(values) < 10 else ".".join(map(str, values))
 
 
@@ -88,13 +90,13 @@ class OperatorGenome:
     @classmethod
     def parse(cls, text: str) -> OperatorGenome:
         """Read ``12123`` or ``1.2.1.2.3``; `StarError` for anything else."""
-        featurizer, *rest = _integers(text, 5, "operator genome")
+        featurizer, *rest = parse_integers(text, 5, "operator genome")
         kinds = (TokenMixing, Sparsity, Nonlinearity, ChannelMixing)
         values = [_member(kind, value, text) for kind, value in zip(kinds, rest, strict=True)]
         return cls(featurizer, *values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return _text(tuple(int(value) for value in astuple(self)))
+        return integers_text(tuple(int(value) for value in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class FeatureGroup:
     @classmethod
     def parse(cls, text: str) -> FeatureGroup:
         """Read ``1112111`` … or the dotted form; `StarError` for anything else."""
-        parametrization, *structure, expansion, repeat = _integers(text, 7, "feature group")
+        parametrization, *structure, expansion, repeat = parse_integers(text, 7, "feature group")
         if parametrization == 0:
             raise StarError(f"feature group {text!r} is unused (its first integer is 0); leave it out instead.")
         kinds = (TokenMixing, Sparsity, Nonlinearity, ChannelMixing)
@@ -132,7 +134,7 @@ class FeatureGroup:
         return self.parametrization is Parametrization.INPUT
 
     def __str__(self) -> str:
-        return _text(tuple(int(value) for value in astuple(self)))
+        return integers_text(tuple(int(value) for value in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from star.genome import LivClass, Nonlinearity, Sparsity
-from star.liv.featurizer import Featurizer, activate
+from star.liv.featurizer import Featurizer
 from star.liv.kernels.rotary import rotate
+from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import mixing_heads
 from star.liv.state import Call, OperatorState, Slot, append, replace, slide

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from star.genome import LivClass
-from star.liv.featurizer import Featurizer, activate
+from star.liv.featurizer import Featurizer
+from star.liv.maps import activate
 from star.liv.sizes import hidden_size
 from star.liv.state import Call, OperatorState, Slot
 

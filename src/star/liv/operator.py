@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, TokenMixing
-from star.liv.featurizer import Featurizer, channel_map
+from star.liv.featurizer import Featurizer
 from star.liv.low_rank import LowRankMixer
+from star.liv.maps import channel_map
 from star.liv.mixer import DiagonalMixer, Mixer
 from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.sizes import head_size

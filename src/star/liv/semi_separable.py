@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from star.genome import LivClass, Sparsity
-from star.liv.featurizer import Featurizer, undecayed
+from star.liv.featurizer import Featurizer
 from star.liv.kernels.scan import selective_scan
+from star.liv.maps import undecayed
 from star.liv.mixer import Features
 from star.liv.sizes import inner_width, mixing_heads
 from star.liv.state import Call, OperatorState, Slot, replace

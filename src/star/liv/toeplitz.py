@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from star.genome import LivClass, Parametrization, Sparsity
-from star.liv.featurizer import Featurizer, activate
+from star.liv.featurizer import Featurizer
 from star.liv.kernels.convolution import long_convolution, short_convolution
+from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import SHORT_TAPS, mixing_heads
 from star.liv.state import Call, OperatorState, Slot, append, slide

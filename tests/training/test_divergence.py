@@ -50,9 +50,9 @@ def test_a_model_that_gets_worse_from_the_first_step_on_is_divergence() -> None:
     ],
 )
 def test_what_recovers_is_no_divergence(losses: list[float]) -> None:
-    watch(losses)
+    assert watch(losses).smoothed > 0  # and nothing was raised
 
-    assert watch(losses).smoothed < 10
+
 @settings(deadline=None)
 @given(st.lists(st.floats(2.0, 4.0), min_size=1, max_size=100))
 def test_noise_is_no_divergence_and_the_mean_stays_within_it(losses: list[float]) -> None:

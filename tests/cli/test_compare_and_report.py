@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import evolve_small
 
 from star.synthesis import Run
 
@@ -67,15 +68,26 @@ def test_the_verdict_on_each_baseline_follows_from_the_figures(star, compared_ru
         for candidate in facts["candidates"]:
             ours, theirs = ([row["scores"][name] for name in names] for row in (candidate, baseline))
             dominates = ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
-            smaller = candidate["parameters"] < baseline["parameters"]
-            if dominates or (smaller and candidate["perplexity"] < baseline["perplexity"]):
+            if dominates:
                 winners.add(candidate["name"])
             change = candidate["difference"][baseline["name"]]["perplexity"]
             assert change == pytest.approx(candidate["perplexity"] / baseline["perplexity"] - 1)
-        assert set(verdict["dominating"]) | set(verdict["better_and_smaller"]) == winners
+        assert set(verdict["dominating"]) == winners
         assert verdict["beaten"] == bool(winners)
         assert verdict["sentence"] in text
         assert ("No candidate beats" in verdict["sentence"]) != bool(winners)
+
+
+def test_a_search_without_training_is_compared_in_its_objectives_only(star, text: Path, tmp_path: Path) -> None:
+    evolve_small(tmp_path / "run", text, "--objectives", "parameters")
+    answer = star("compare", tmp_path / "run", "--workers", "1")
+    assert answer.status == 0, answer.err
+    verdicts = [line for line in answer.out.splitlines() if "in every objective" in line]
+    assert len(verdicts) == 2
+    assert not any("perplexity" in line for line in verdicts)
+    assert all("which was no objective, cache" in line for line in verdicts if "is beaten" in line)
+    with Run.open(tmp_path / "run") as run:
+        assert not any(baseline.curve for baseline in run.baselines.values())
 
 
 def test_the_report_is_written_into_the_run_and_its_path_told(star, compared_run: Path) -> None:

@@ -30,6 +30,10 @@ import pytest
         (["evolve", "demo", "--tokenizer", "gpt"], "'gpt' names no tokenizer"),
         (["evolve", "demo", "--workers", "0"], "worker"),
         (["train", "nothing"], "neither a genome"),
+        (["train", "11111", "--tokens", "100"], "lower --length"),
+        (["train", "11111", "--tokens", "2048", "--batch-tokens", "4096"], "--batch-tokens"),
+        (["train", "11111", "--tokens", "-5"], "tokens"),
+        (["compare", "no-such-run", "--workers", "0"], "worker"),
         (["train", "11111", "--learning-rate", "-1"], "peak_learning_rate"),
         (["train", "11111", "--device", "abacus"], "'abacus' is no device"),
         (["train", "11111", "--threads", "0"], "threads"),
@@ -59,6 +63,20 @@ def test_a_candidate_that_a_run_lacks_is_told(star, finished_run: Path) -> None:
     answer = star("inspect", f"{finished_run}:99")
     assert answer.status == 2
     assert "'99' is no candidate" in answer.err
+
+
+def test_settings_of_architectures_mean_nothing_for_a_run(star, finished_run: Path) -> None:
+    for option in ("--depth", "--width", "--length"):
+        answer = star("inspect", finished_run, option, "8")
+        assert answer.status == 2
+        assert f"{option} belongs to genomes, presets and candidates" in answer.err
+
+
+def test_no_workers_are_refused_before_a_run_is_made(star, tmp_path: Path) -> None:
+    answer = star("evolve", "demo", "--run", tmp_path / "run", "--workers", "0")
+    assert answer.status == 2
+    assert "run directory" not in answer.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_a_whole_run_asks_for_a_candidate(star, finished_run: Path) -> None:

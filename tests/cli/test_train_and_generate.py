@@ -72,6 +72,28 @@ def test_a_finished_training_is_not_repeated(star, checkpoint: Path, text: Path)
     assert (checkpoint / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_record_that_a_kill_left_half_written_does_not_bar_the_folder(star, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / ".training.json").write_text('{"for')
+    assert train(star, text, out).status == 0
+    assert not (out / ".training.json").exists()
+
+
+def test_a_state_that_a_kill_left_beside_a_finished_training_is_removed(star, checkpoint: Path, text: Path) -> None:
+    (checkpoint / "unfinished").mkdir()
+    assert "finished already" in train(star, text, checkpoint).err
+    assert not (checkpoint / "unfinished").exists()
+
+
+def test_a_budget_below_the_batch_of_the_recipe_takes_smaller_steps(star, text: Path, tmp_path: Path) -> None:
+    settings = ("--width", "32", "--length", "64", "--tokens", "2048", "--threads", "1")
+    answer = star("train", GENOME, "--data", text, *settings, "--out", tmp_path / "model")
+    assert answer.status == 0, answer.err
+    training = json.loads((tmp_path / "model" / "training.json").read_text())["settings"]["training"]
+    assert (training["tokens"], training["batch_tokens"]) == (2048, 256)
+
+
 def test_an_interrupted_training_continues_to_the_same_weights(
     star, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def small_recipe(text: Path) -> Recipe:
             "training.batch_tokens": 512,
             "training.length": 64,
             "training.validation_tokens": 512,
+            "search.objectives": "perplexity,cache_bytes@4096",
             "search.population": 6,
             "search.generations": 3,
         }

@@ -54,6 +54,27 @@ def bug(trial: Trial, report: Report) -> Outcome:
     raise RuntimeError(f"a bug\nin {trial.name}")
 
 
+def full_disk(trial: Trial, report: Report) -> Outcome:
+    """``score``, but the machine is at fault where the trial is ``2``."""
+    if trial.name == "2":
+        raise OSError(28, "No space left on device")
+    return score(trial, report)
+
+
+def hang(trial: Trial, report: Report) -> Outcome:
+    """``score``, but trial ``2`` never ends."""
+    if trial.name == "2":
+        time.sleep(600)
+    return score(trial, report)
+
+
+def die_in_two(trial: Trial, report: Report) -> Outcome:
+    """``score``, but every worker of trial ``2`` is killed."""
+    if trial.name == "2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return score(trial, report)
+
+
 def diverge(trial: Trial, report: Report) -> Outcome:
     raise TrialFailed("diverged: the loss is nan at step 3" if trial.name != "1" else "diverged: exploded")
 

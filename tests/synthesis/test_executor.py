@@ -85,18 +85,22 @@ def test_more_can_be_submitted_while_events_are_read(make: Make) -> None:
 
 
 def test_an_exception_is_told_with_its_traceback_and_harms_nobody(make: Make, tmp_path: Path) -> None:
-    found = ends(run([make("1", "bug"), make("2", "uneven_score"), make("3", "nowhere")]))
+    log = tmp_path / "workers.log"
+    found = ends(run([make("1", "bug"), make("2", "uneven_score"), make("3", "nowhere")], log=log))
     assert isinstance(found["1"], TrialError)
     assert "in 1" in found["1"].reason
-    assert "RuntimeError: a bug" in (found["1"].details or "")
+    assert "RuntimeError: a bug" in log.read_text()
+    assert found["1"].fault
+    assert not getattr(found["2"], "fault", False)
     assert isinstance(found["3"], TrialError)
     assert "nowhere" in found["3"].reason
 
 
-def test_a_failed_candidate_needs_no_traceback(make: Make) -> None:
-    found = ends(run([make("2", "diverge")]))["2"]
+def test_a_failed_candidate_needs_no_traceback(make: Make, tmp_path: Path) -> None:
+    found = ends(run([make("2", "diverge")], log=tmp_path / "workers.log"))["2"]
+    assert (tmp_path / "workers.log").read_text() == ""
     assert isinstance(found, TrialError)
-    assert (found.reason, found.details) == ("diverged: the loss is nan at step 3", None)
+    assert (found.reason, found.fault) == ("diverged: the loss is nan at step 3", False)
 
 
 def test_a_killed_worker_costs_its_own_trial_one_try(make: Make) -> None:
@@ -109,10 +113,10 @@ def test_a_killed_worker_costs_its_own_trial_one_try(make: Make) -> None:
     assert set(ends(events)) == {"1", "2", "3"}
 
 
-def test_a_worker_killed_again_fails_its_trial(make: Make) -> None:
+def test_a_worker_killed_again_ends_its_trial_as_a_fault(make: Make) -> None:
     found = ends(run([make("1", "die"), make("2", "die")]))
     assert isinstance(found["1"], TrialError)
-    assert found["1"].reason == "the worker was killed by SIGKILL, 2 times"
+    assert (found["1"].reason, found["1"].fault) == ("the worker was killed by SIGKILL, 2 times", True)
     assert not getattr(found["2"], "reason", "").startswith("the worker")
 
 
@@ -142,6 +146,7 @@ def test_a_timeout_kills(make: Make) -> None:
     found = ends(events)["1"]
     assert isinstance(found, TrialError)
     assert "time-out of 1 seconds" in found.reason
+    assert found.fault
     pids = [event.report.pid for event in events if isinstance(event, TrialStep)]  # type: ignore[attr-defined]
     assert all(wait_until_gone(pid) for pid in pids)
 

@@ -23,10 +23,12 @@ from star.synthesis.events import (
     GenerationStarted,
     SearchFinished,
     SearchStarted,
+    TextRepeated,
 )
 from star.synthesis.lock import exclusive
 from star.synthesis.run import reference_point
 from star.synthesis.store import Store
+from star.synthesis.trial import Trial, TrialFailed, train_candidate
 
 SCORE = "synthesis_fakes:score"
 
@@ -217,9 +219,73 @@ def test_a_generation_of_failures_ends_the_search_with_the_commonest(recipe: Rec
 
 
 def test_unexpected_failures_keep_their_traceback(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(StarError, match="in 1"):
+    with pytest.raises(StarError, match=r"candidate 1 could not be trained \(nor could 5 more\): in 1; mend that"):
         evolve(recipe, run=tmp_path, workers=2, trial="synthesis_fakes:bug")
-    assert "RuntimeError: a bug" in (Run.open(tmp_path).candidate("1").details or "")
+    assert "RuntimeError: a bug" in (tmp_path / "workers.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [("full_disk", "No space left on device"), ("die_in_two", "SIGKILL, 2 times"), ("hang", "time-out of 2 seconds")],
+)
+def test_a_fault_of_the_machine_is_no_failure_of_the_candidate(
+    recipe: Recipe, tmp_path: Path, function: str, cause: str
+) -> None:
+    undisturbed = evolve(recipe, run=tmp_path / "whole", workers=2, trial=SCORE)
+    timeout = 2 if function == "hang" else None
+    path, watcher = tmp_path / "parts", Watcher()
+    with pytest.raises(StarError, match=f"candidate 2 could not be trained: .*{cause}; mend that and start"):
+        evolve(recipe, run=path, workers=2, timeout=timeout, trial=f"synthesis_fakes:{function}")
+    with Run.open(path) as run:
+        assert [c.name for c in run.candidates if c.status is Status.PENDING] == ["2"], "the others are stored"
+    assert result(evolve(recipe, run=path, workers=2, listener=watcher, trial=SCORE)) == result(undisturbed)
+    assert set(watcher.started).isdisjoint({"1", "3", "4", "5", "6"})
+
+
+def test_a_model_that_cannot_be_built_is_a_failure_of_the_candidate(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from star.data import prepare
+    from star.lm import LanguageModel
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StarError("width 33 is odd")
+
+    monkeypatch.setattr(LanguageModel, "from_genome", refuse)
+    corpus = prepare(recipe.data, length=recipe.training.length)
+    trial = Trial("1", "11111", recipe.pool, recipe, corpus.path, 1, 2)
+    with pytest.raises(TrialFailed, match="width 33"):
+        train_candidate(trial, lambda _: None)
+    with pytest.raises(StarError, match="no prepared corpus"):
+        train_candidate(replace(trial, corpus=corpus.path / "gone"), lambda _: None)
+
+
+def test_no_workers_are_refused_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    watcher = Watcher()
+    with pytest.raises(StarError, match="0 workers"):
+        evolve(recipe, run=tmp_path / "run", workers=0, listener=watcher, trial=SCORE)
+    assert not (tmp_path / "run").exists()
+    assert watcher.events == []
+
+
+def test_the_text_is_read_before_candidates_are_announced(recipe: Recipe, tmp_path: Path) -> None:
+    watcher = Watcher()
+    evolve(recipe, run=tmp_path / "run", workers=2, listener=watcher, trial=SCORE)
+    kinds = [type(event) for event in watcher.events]
+    assert kinds.index(CorpusReady) < kinds.index(GenerationStarted)
+    assert TextRepeated not in kinds
+    bad = Watcher()
+    with pytest.raises(StarError, match="nowhere"):
+        evolve(recipe.override({"data.source": "nowhere.txt"}), run=tmp_path / "bad", workers=2, listener=bad)
+    assert bad.of(GenerationStarted) == []
+
+
+def test_a_budget_of_many_texts_is_warned_of_once(recipe: Recipe, tmp_path: Path) -> None:
+    watcher = Watcher()
+    evolve(recipe.override({"training.tokens": 10**8}), run=tmp_path, workers=2, listener=watcher, trial=SCORE)
+    (warning,) = watcher.of(TextRepeated)
+    (ready,) = watcher.of(CorpusReady)
+    assert warning.times == 10**8 / ready.train_tokens
 
 
 def test_static_objectives_train_nothing(recipe: Recipe, tmp_path: Path) -> None:
@@ -286,12 +352,25 @@ def test_a_baseline_that_the_search_has_trained_takes_over_that_result(recipe: R
 
 
 def test_presets_that_coincide_are_trained_once(recipe: Recipe, tmp_path: Path) -> None:
-    shallow = recipe.override({"model.depth": 2, "search.objectives": "parameters", "search.generations": 1})
-    run = evolve(shallow, run=tmp_path)
+    shallow = recipe.override({"model.depth": 2})
+    with Store.create(tmp_path) as store:  # a run that has trained nothing yet
+        store.put_facts(recipe=shallow.model_dump_json())
     watcher = Watcher()
-    baselines = compare(run, workers=2, listener=watcher, trial="synthesis_fakes:without_failures").baselines
+    baselines = compare(tmp_path, workers=2, listener=watcher, trial="synthesis_fakes:without_failures").baselines
     assert watcher.started == ["transformer++"]
     assert baselines["transformer++"].metrics == baselines["striped-mamba"].metrics
+
+
+def test_a_search_that_trains_nothing_trains_no_baseline(recipe: Recipe, tmp_path: Path) -> None:
+    static = recipe.override({"search.objectives": "parameters,cache_bytes@128", "data.source": "/nowhere"})
+    run, watcher = evolve(static, run=tmp_path), Watcher()
+    baselines = compare(run, listener=watcher, trial="nowhere:nothing").baselines
+    assert watcher.started == watcher.of(CorpusReady) == []
+    assert len(watcher.of(CandidateFinished)) == 2
+    for baseline in baselines.values():
+        assert baseline.status is Status.DONE
+        assert baseline.scores == {"parameters": baseline.parameters, "cache_bytes@128": baseline.cache_bytes}
+        assert baseline.perplexity is None
 
 
 def test_unknown_candidates_and_generations_are_refused(recipe: Recipe, tmp_path: Path) -> None:

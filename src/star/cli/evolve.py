@@ -46,7 +46,7 @@ def run(
     tokens: Annotated[int | None, typer.Option(help="Training budget of each candidate, in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search and of all weights.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Candidates trained at once; default: as many as fill the cores.")
+        int | None, typer.Option(min=1, help="Candidates trained at once; default: as many as fill the cores.")
     ] = None,
 ) -> None:
     """Evolve architectures on your text.

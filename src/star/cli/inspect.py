@@ -61,6 +61,12 @@ def run(
             raise StarError("--width and --length mean nothing with --materialize; T has the length of --text")
         drawing.show(found.checkpoint, liv=liv, text=text, out=out, as_json=as_json)
     elif isinstance(found, RunTarget):
+        given = [f"--{name}" for name, value in (("depth", depth), ("width", width), ("length", length)) if value]
+        if given:
+            raise StarError(
+                f"{target!r} is a whole run, but {' and '.join(given)} belongs to genomes, presets and candidates; "
+                f"name one of its candidates, such as {target}:1"
+            )
         _inspect_run(found, as_json)
     else:
         _inspect_architecture(found, width, length, as_json)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from star.training import StepReport
 
 RECORD_FILE = "training.json"
+HALF_WRITTEN = f".{RECORD_FILE}"  # what a kill may leave while the record is written
 STATE_FOLDER = "unfinished"  # what a killed training continues from; gone when it is finished
 FORMAT = 1
 SAVES = 50  # of the state, in a whole training: a kill costs at most this share of it
@@ -70,7 +71,7 @@ def finished_record(job: Job, folder: Path) -> Record | None:
     """
     path = folder / RECORD_FILE
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(entry.name != HALF_WRITTEN for entry in folder.iterdir())):
             raise StarError(f"{str(folder)!r} holds something else than a training; name a new or empty folder")
         return None
     try:
@@ -89,6 +90,7 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         )
     if result is None:
         return None
+    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # a kill after the last write may have left it
     return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
 
 
@@ -167,7 +169,7 @@ def _require_device(device: str) -> None:
 def _write_record(job: Job, folder: Path, record: Record | None) -> None:
     result = None if record is None else {**vars(record), "curve": [list(point) for point in record.curve]}
     text = json.dumps({"format": FORMAT, "settings": job.settings, "result": result}, indent=2)
-    temporary = folder / f".{RECORD_FILE}"
+    temporary = folder / HALF_WRITTEN
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, folder / RECORD_FILE)
 

@@ -11,6 +11,7 @@ from star.cli.watch import Watch, duration, share, summary
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
     CandidateFinished,
+    CandidateLeft,
     CandidateLost,
     CandidateStarted,
     CandidateStep,
@@ -22,6 +23,7 @@ from star.synthesis.events import (
     Listener,
     SearchFinished,
     SearchStarted,
+    TextRepeated,
 )
 
 if TYPE_CHECKING:
@@ -119,7 +121,11 @@ class _Bars:
             case CandidateStep(candidate=candidate, report=report):
                 note = f"loss {report.loss:.3f}, {duration(report.eta_seconds)} left"
                 self._progress.update(self._tasks[candidate.name], completed=share(report), note=note)
-            case CandidateLost(candidate=candidate) | CandidateFinished(candidate=candidate):
+            case (
+                CandidateLost(candidate=candidate)
+                | CandidateLeft(candidate=candidate)
+                | CandidateFinished(candidate=candidate)
+            ):
                 if (task := self._tasks.pop(candidate.name, None)) is not None:
                     self._progress.remove_task(task)
         if (line := _remark(event)) is not None:
@@ -207,11 +213,15 @@ def _remark(event: Event) -> str | None:
             return f"continuing after {finished} candidates, {training}" if finished else f"candidates train {training}"
         case CorpusReady(description=text, train_tokens=train, validation_tokens=held_out):
             return f"text: {text}; {train:,} tokens to train on, {held_out:,} held out"
+        case TextRepeated(times=times):
+            return f"warning: each candidate reads the text {times:,.0f} times over; give more text or fewer tokens"
         case GenerationStarted(generation=generation, candidates=candidates) if generation:
             left = sum(candidate.status is Status.PENDING for candidate in candidates)
             return f"generation {generation}: {left} of {len(candidates)} candidates to train" if left else None
         case CandidateLost(candidate=candidate, reason=reason):
             return f"{_label(candidate)}: {reason}; it is tried again"
+        case CandidateLeft(candidate=candidate, reason=reason):
+            return f"{_label(candidate)} could not be trained: {reason}"
         case CandidateFinished(candidate=candidate) if candidate.status is Status.FAILED:
             return f"{_label(candidate)} {summary(candidate)}"
         case GenerationFinished(generation=generation, population=population, hypervolume=volume):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from star.cli.console import INTERRUPTED_STATUS, say
+from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.cli.job import Job, Record
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 BASE_RECIPE = "default"
 LONGER = 10  # default budget over that of the search
+FEWEST_STEPS = 8  # that a budget below the recipe's batch is cut into, where the length allows
 CHECKPOINTS = Path("checkpoints")
 
 
@@ -64,14 +66,15 @@ def run(
     base = Recipe.load(BASE_RECIPE)
     architecture = resolve_architecture(target, depth=depth, preset_depth=base.model.depth)
     base = architecture.recipe or base
+    tokens = base.training.tokens * LONGER if tokens is None else tokens
     recipe = base.override(
         {
             "data.source": data,
             "data.tokenizer": tokenizer,
             "model.width": width,
             "training.length": length,
-            "training.batch_tokens": batch_tokens,
-            "training.tokens": base.training.tokens * LONGER if tokens is None else tokens,
+            "training.batch_tokens": _fitting_batch(base, tokens, length, batch_tokens),
+            "training.tokens": tokens,
             "training.peak_learning_rate": learning_rate,
             "training.threads": usable_cores() if threads is None else threads,
         }
@@ -94,6 +97,26 @@ def run(
             say(f"Interrupted; the same command continues the training: `{command}`.", err=True)
             raise typer.Exit(INTERRUPTED_STATUS) from None
     _tell(record, folder)
+
+
+def _fitting_batch(base: Recipe, tokens: int, length: int | None, batch_tokens: int | None) -> int | None:
+    """The tokens of a step: as asked, or those of the recipe, lowered where the budget does not pay for one step.
+
+    Raises StarError where not even one sequence, or not the step asked for, fits into the budget.
+    """
+    length = base.training.length if length is None else length
+    if tokens < 1 or length < 1:
+        return batch_tokens  # the recipe tells what is wrong
+    if tokens < length:
+        raise StarError(f"--tokens {tokens} is less than one sequence of {length} tokens; raise it or lower --length")
+    if batch_tokens is not None and batch_tokens > tokens:
+        raise StarError(
+            f"--tokens {tokens} does not pay for one step of --batch-tokens {batch_tokens}; raise the one or lower "
+            "the other"
+        )
+    if batch_tokens is None and tokens < base.training.batch_tokens:
+        return max(length, tokens // FEWEST_STEPS)
+    return batch_tokens
 
 
 def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
     CandidateFinished,
+    CandidateLeft,
     CandidateLost,
     CandidateStarted,
     CandidateStep,
@@ -78,7 +79,7 @@ class Watch:
                 self.running[candidate.name] = None
             case CandidateStep(candidate=candidate, report=report):
                 self.running[candidate.name] = report
-            case CandidateLost(candidate=candidate):
+            case CandidateLost(candidate=candidate) | CandidateLeft(candidate=candidate):
                 self.running.pop(candidate.name, None)
             case CandidateFinished(candidate=candidate):
                 trained = self.running.pop(candidate.name, self) is not self

@@ -23,9 +23,9 @@ def compare(
 ) -> Run:
     """Train the presets that the run lacks as ``Run.baselines``, each exactly as a candidate is trained.
 
-    Nothing is trained twice: what is stored stays, and a preset that the search has trained as one of its candidates
-    takes over that result. The arguments are those of ``evolve``. Raises StarError if the run does not exist or is
-    in use.
+    Where no objective needs training, nothing is trained. What is stored stays, and a preset that the search has
+    trained as one of its candidates takes over that result. The arguments are those of ``evolve``. Raises StarError if
+    the run does not exist or is in use.
     """
     path = run.path if isinstance(run, Run) else Path(run)
     Run.open(path).close()  # a directory without a run is refused, not made into one
@@ -34,7 +34,14 @@ def compare(
     ) as session:
         for name in PRESETS:
             _require_listed(session, name)
-        session.listener(GenerationStarted(0, tuple(session.store.candidates(generation=0))))
+        baselines, twins = session.store.candidates(generation=0), _twins(session)
+        if not session.recipe.needs_training:
+            session.listener(GenerationStarted(0, tuple(baselines)))
+            session.finish_untrained(baselines)
+            return Run.open(path)
+        if any(baseline.status is Status.PENDING and baseline.digest not in twins for baseline in baselines):
+            session.ready_corpus()  # a text that cannot be read is told before anything is announced
+        session.listener(GenerationStarted(0, tuple(baselines)))
         _adopt_twins(session)
         pending = [baseline for baseline in session.store.candidates(generation=0) if baseline.status is Status.PENDING]
         distinct = {baseline.digest: baseline for baseline in reversed(pending)}  # shallow presets can be the same
@@ -53,14 +60,18 @@ def _require_listed(session: Session, name: str) -> None:
     session.store.add([session.assessed(baseline, pool)])
 
 
-def _adopt_twins(session: Session) -> None:
-    """Give pending baselines the result of the same architecture, and so of the same seed, where that was trained."""
-    baselines = session.store.candidates(generation=0)
-    trained = {
+def _twins(session: Session) -> dict[str, Candidate]:
+    """By digest, what the run has trained, with the failures among the baselines."""
+    return {
         other.digest: other
-        for other in [*session.store.candidates(), *baselines]
+        for other in [*session.store.candidates(), *session.store.candidates(generation=0)]
         if other.metrics or (other.status is Status.FAILED and other.generation == 0)
     }
-    for baseline in baselines:
+
+
+def _adopt_twins(session: Session) -> None:
+    """Give pending baselines the result of the same architecture, and so of the same seed, where that was trained."""
+    trained = _twins(session)
+    for baseline in session.store.candidates(generation=0):
         if baseline.status is Status.PENDING and (twin := trained.get(baseline.digest)) is not None:
             session.finish(replace(twin, name=baseline.name, genome=baseline.genome, parents=(), generation=0))

@@ -44,8 +44,6 @@ class Candidate:
     """(tokens consumed, training loss in nats) of every step."""
     failure: str | None = None
     """Why it failed, in one line."""
-    details: str | None = None
-    """The traceback of an unexpected failure."""
     seconds: float | None = None
     """Wall time of its trial."""
 

@@ -43,6 +43,13 @@ class CorpusReady:
 
 
 @dataclass(frozen=True)
+class TextRepeated:
+    """A warning: the budget of each candidate is so many ``times`` the training text."""
+
+    times: float
+
+
+@dataclass(frozen=True)
 class GenerationStarted:
     """All candidates of a generation, those of an earlier start of this run with their results."""
 
@@ -69,6 +76,14 @@ class CandidateStep:
 @dataclass(frozen=True)
 class CandidateLost:
     """Its worker died; it will be tried again."""
+
+    candidate: Candidate
+    reason: str
+
+
+@dataclass(frozen=True)
+class CandidateLeft:
+    """It could not be trained, through no fault of its own, and stays pending."""
 
     candidate: Candidate
     reason: str
@@ -102,10 +117,12 @@ Event = (
     SearchStarted
     | CorpusProgress
     | CorpusReady
+    | TextRepeated
     | GenerationStarted
     | CandidateStarted
     | CandidateStep
     | CandidateLost
+    | CandidateLeft
     | CandidateFinished
     | GenerationFinished
     | SearchFinished

@@ -47,12 +47,15 @@ class TrialLost:
 
 @dataclass(frozen=True)
 class TrialError:
-    """A trial failed for good: ``reason`` in one line; the traceback in ``details`` if the cause was unexpected."""
+    """A trial ended without an outcome: ``reason`` in one line.
+
+    ``fault``: not the candidate's doing, such as a full disk, a killed worker or a time-out; it says nothing about it.
+    """
 
     trial: Trial
     reason: str
     seconds: float
-    details: str | None = None
+    fault: bool = False
 
 
 TrialEvent = TrialStarted | TrialStep | TrialDone | TrialLost | TrialError

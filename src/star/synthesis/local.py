@@ -35,6 +35,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def require_limits(workers: int | None, timeout: float | None) -> None:
+    """StarError for numbers of workers and seconds that leave nothing to work with."""
+    if workers is not None and workers < 1:
+        raise StarError(f"{workers} workers can do nothing; give at least 1")
+    if timeout is not None and timeout <= 0:
+        raise StarError(f"a time-out of {timeout} seconds leaves no time; give a positive number")
+
+
 def start_server() -> None:
     """Start the server that workers are forked from, unless it runs; call it early, it takes seconds to import torch.
 
@@ -65,7 +73,7 @@ class _Slot:
 class LocalExecutor:
     """Up to ``workers`` trials at once, spread evenly over ``devices``.
 
-    A trial that runs longer than ``timeout`` seconds is killed and fails. What workers print goes to ``log``.
+    A trial that runs longer than ``timeout`` seconds is killed and ends as a fault. What workers print goes to ``log``.
     Use it in a ``with`` statement, or call ``close``.
     """
 
@@ -77,10 +85,7 @@ class LocalExecutor:
         timeout: float | None = None,
         log: Path | None = None,
     ) -> None:
-        if workers < 1:
-            raise StarError(f"{workers} workers can do nothing; give at least 1")
-        if timeout is not None and timeout <= 0:
-            raise StarError(f"a time-out of {timeout} seconds leaves no time; give a positive number")
+        require_limits(workers, timeout)
         self.workers = workers
         self._timeout = timeout
         self._log = log.resolve() if log else None
@@ -104,7 +109,7 @@ class LocalExecutor:
                 yield from self._read(self._slots[pipe])
             for slot in [slot for slot in self._slots.values() if self._overdue(slot)]:
                 reason = f"the trial ran longer than the time-out of {self._timeout:g} seconds"
-                yield TrialError(slot.trial, reason, self._release(slot, kill=True))
+                yield TrialError(slot.trial, reason, self._release(slot, kill=True), fault=True)
 
     def close(self) -> None:
         """Kill what is running and forget what is queued."""
@@ -120,7 +125,7 @@ class LocalExecutor:
     ) -> None:
         self.close()
 
-    def _start(self, trial: Trial, attempt: int) -> TrialStarted:
+    def _start(self, trial: Trial, attempt: int) -> TrialEvent:
         device = self._idle.popleft()
         ours, theirs = self._context.Pipe(duplex=True)
         placed = replace(trial, device=device)
@@ -129,9 +134,11 @@ class LocalExecutor:
         try:
             with _without_main():
                 process.start()
-        except BaseException:
+        except BaseException as error:
             self._idle.appendleft(device)
             ours.close()
+            if isinstance(error, (OSError, EOFError)):
+                return TrialError(trial, f"no worker could be started ({error})", 0.0, fault=True)
             raise
         finally:
             theirs.close()  # the worker's copy is then the only one, so its death ends the pipe
@@ -150,7 +157,7 @@ class LocalExecutor:
                 yield TrialDone(slot.trial, message, self._release(slot))
                 return
             if isinstance(message, Failure):
-                yield TrialError(slot.trial, message.reason, self._release(slot), message.details)
+                yield TrialError(slot.trial, message.reason, self._release(slot), message.fault)
                 return
             yield TrialStep(slot.trial, message)
 
@@ -158,7 +165,7 @@ class LocalExecutor:
         seconds = self._release(slot)
         reason = f"the worker {_cause_of_death(slot.process.exitcode)}"
         if slot.attempt == ATTEMPTS:
-            return TrialError(slot.trial, f"{reason}, {ATTEMPTS} times", seconds)
+            return TrialError(slot.trial, f"{reason}, {ATTEMPTS} times", seconds, fault=True)
         self._queue.appendleft((slot.trial, slot.attempt + 1))
         return TrialLost(slot.trial, reason)
 

@@ -22,7 +22,7 @@ class Architecture:
     pool: OptionPool
     width: int
     length: int
-    """Of the training sequences; some kernels have a parameter for each position."""
+    """Of the training sequences."""
 
     def parameters(self) -> int:
         """Trainable parameters without embeddings."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from star.errors import StarError
@@ -45,11 +44,12 @@ def evolve(
         run: the run directory; None makes a new one below ``runs``, named after the time.
         workers: trials at once; None: one for each CUDA device, or as many as fill the cores.
         listener: is told of everything that happens, in this process and thread.
-        timeout: seconds after which a trial is killed and its candidate fails.
+        timeout: seconds after which a trial is killed; its candidate stays pending, and the search ends with an error.
         trial: what scores a candidate, as ``module:function`` (see ``Trial.function``).
 
-    Raises StarError for a bad recipe, a run that is in use or that began with another recipe or text, or a
-    generation in which every candidate failed. On KeyboardInterrupt, workers end and the run can be continued.
+    Raises StarError for a bad recipe, a run that is in use or that began with another recipe or text, a generation in
+    which every candidate failed, or one that could not be trained whole, through the fault of the machine: the others
+    are stored then, and starting again continues. On KeyboardInterrupt, workers end and the run can be continued.
     """
     if isinstance(recipe, (str, Path)):
         recipe = Recipe.load(recipe)
@@ -96,6 +96,8 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     if not genomes:
         return False
     candidates = store.candidates(generation)
+    if recipe.needs_training and (not candidates or _any_pending(candidates)):
+        session.ready_corpus()  # a text that cannot be read is told before anything is announced
     if not candidates:
         candidates = _newborn(session, algorithm, generation)
         store.add(candidates)
@@ -105,9 +107,7 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     if recipe.needs_training:
         session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), recipe.pool))
     else:
-        for candidate in candidates:
-            if candidate.status is Status.PENDING:
-                session.finish(replace(candidate, status=Status.DONE))
+        session.finish_untrained(candidates)
     candidates = store.candidates(generation)
     _require_a_survivor(candidates, generation)
 
@@ -123,6 +123,10 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     volume = dominated_share(population, store.candidates(generation=1), recipe)
     tell(GenerationFinished(generation, tuple(population), volume))
     return True
+
+
+def _any_pending(candidates: list[Candidate]) -> bool:
+    return any(candidate.status is Status.PENDING for candidate in candidates)
 
 
 def _newborn(session: Session, algorithm: Algorithm, generation: int) -> list[Candidate]:

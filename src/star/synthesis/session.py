@@ -14,15 +14,17 @@ from star.genome import BackboneGenome, OptionPool
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
     CandidateFinished,
+    CandidateLeft,
     CandidateLost,
     CandidateStarted,
     CandidateStep,
     CorpusProgress,
     CorpusReady,
     Listener,
+    TextRepeated,
 )
 from star.synthesis.executor import Executor, TrialDone, TrialError, TrialLost, TrialStarted, TrialStep
-from star.synthesis.local import LocalExecutor, usable_cores
+from star.synthesis.local import LocalExecutor, require_limits, usable_cores
 from star.synthesis.lock import LOCK_FILE, exclusive
 from star.synthesis.objectives import Architecture
 from star.synthesis.recipe import Recipe
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from star.data import TokenizedCorpus
 
 WORKER_LOG = "workers.log"
+MANY_TIMES = 100  # a budget of more than so many training texts deserves a warning
 
 
 class Session:
@@ -84,12 +87,14 @@ class Session:
     def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool]) -> None:
         """Train those of ``candidates`` that are pending, each over the pool of its name, and store every result.
 
-        A candidate that fails is stored as failed and stops nobody else.
+        A candidate that fails is stored as failed and stops nobody else. One that cannot be trained for another cause
+        (a full disk, a killed worker, a time-out) stays pending; StarError tells of it when the others are stored.
         """
         pending = {candidate.name: candidate for candidate in candidates if candidate.status is Status.PENDING}
         if not pending:
             return
-        executor, corpus = self._ready_executor(), self._ready_corpus()
+        corpus, executor = self.ready_corpus(), self._ready_executor()
+        faults: dict[str, str] = {}
         for candidate in pending.values():
             executor.submit(self._trial_of(candidate, pools[candidate.name], corpus))
         for event in executor.events():
@@ -103,15 +108,33 @@ class Session:
                     self.listener(CandidateLost(candidate, reason))
                 case TrialDone(outcome=outcome, seconds=seconds):
                     self.finish(self._measured(candidate, outcome, seconds))
-                case TrialError(reason=reason, seconds=seconds, details=details):
-                    self.finish(
-                        replace(candidate, status=Status.FAILED, failure=reason, details=details, seconds=seconds)
-                    )
+                case TrialError(reason=reason, fault=True):
+                    faults[candidate.name] = reason
+                    self.listener(CandidateLeft(candidate, reason))
+                case TrialError(reason=reason, seconds=seconds):
+                    self.finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=seconds))
+        if faults:
+            raise self._not_trained([name for name in pending if name in faults], faults)
 
     def finish(self, candidate: Candidate) -> None:
         """Store the result of a pending candidate, then tell of it."""
         self.store.finish(candidate)
         self.listener(CandidateFinished(candidate))
+
+    def finish_untrained(self, candidates: Sequence[Candidate]) -> None:
+        """Store the pending ones of ``candidates`` as done with their static scores: no objective needs training."""
+        for candidate in candidates:
+            if candidate.status is Status.PENDING:
+                self.finish(replace(candidate, status=Status.DONE))
+
+    def _not_trained(self, names: Sequence[str], reasons: dict[str, str]) -> StarError:
+        first, more = names[0], len(names) - 1
+        who = f"candidate {first}" if first.isdigit() else first
+        others = f" (nor could {more} more)" if more else ""
+        return StarError(
+            f"{who} could not be trained{others}: {reasons[first]}; mend that and start the run again, it continues "
+            f"(what workers printed is in {self.run / WORKER_LOG})"
+        )
 
     def _measured(self, candidate: Candidate, outcome: Outcome, seconds: float) -> Candidate:
         trained = {
@@ -148,7 +171,7 @@ class Session:
             self._resources.callback(self._executor.close)
         return self._executor
 
-    def _ready_corpus(self) -> TokenizedCorpus:
+    def ready_corpus(self) -> TokenizedCorpus:
         """The tokens, prepared or found in the cache, and the same as on the first start of this run."""
         if self._corpus is not None:
             return self._corpus
@@ -168,6 +191,8 @@ class Session:
             )
         self.store.put_facts(corpus_digest=corpus.digest, corpus_description=corpus.description)
         self.listener(CorpusReady(corpus.description, len(corpus.train), len(corpus.validation)))
+        if (times := recipe.training.tokens / len(corpus.train)) > MANY_TIMES:
+            self.listener(TextRepeated(times))
         self._corpus = corpus
         return corpus
 
@@ -186,6 +211,7 @@ def open_session(
 
     Raises StarError if another process holds the run, or if ``recipe`` is not the one that it began with.
     """
+    require_limits(workers, timeout)
     with ExitStack() as resources:
         try:
             _require_run_or_empty(run)

@@ -217,7 +217,6 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "scores": candidate.scores,
                 "metrics": candidate.metrics,
                 "curve": candidate.curve,
-                "details": candidate.details,
             }
         ),
     }
@@ -226,6 +225,7 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
 def _from_row(row: sqlite3.Row) -> Candidate:
     values = {name: row[name] for name in row.keys() if name not in ("position", "data")}  # noqa: SIM118
     data = json.loads(row["data"])
+    data.pop("details", None)  # earlier runs have it
     values["parents"] = tuple(values["parents"].split())
     values["status"] = Status(values["status"])
     data["curve"] = tuple((int(tokens), float(loss)) for tokens, loss in data["curve"])

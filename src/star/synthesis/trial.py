@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star.errors import StarError
 from star.genome import OptionPool
 from star.synthesis.recipe import Recipe
 
@@ -49,7 +50,10 @@ class Outcome:
 
 
 class TrialFailed(Exception):
-    """The candidate cannot be scored, for a reason that lies in the candidate, such as divergence."""
+    """The candidate cannot be scored, for a reason that lies in the candidate, such as divergence.
+
+    Only this makes a candidate fail for good; any other exception leaves it to be trained again.
+    """
 
 
 Report = Callable[["StepReport"], None]
@@ -67,7 +71,7 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     """Build the candidate, train it on the recipe's budget and measure its perplexity on held-out tokens.
 
     The result is a function of the trial alone: the number of threads is the recipe's, every seed is the trial's.
-    Raises TrialFailed where training diverges or the perplexity is no finite number.
+    Raises TrialFailed where the model cannot be built, training diverges or the perplexity is no finite number.
     """
     from star.data import TokenizedCorpus
     from star.evaluation import perplexity
@@ -77,15 +81,18 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     recipe = trial.recipe
     corpus = TokenizedCorpus.open(trial.corpus)
     with threads(recipe.training.threads):
-        model = LanguageModel.from_genome(
-            trial.genome,
-            pool=trial.pool,
-            width=recipe.model.width,
-            vocab_size=corpus.vocab_size,
-            length=recipe.training.length,
-            tie_embeddings=recipe.model.tie_embeddings,
-            seed=trial.seed,
-        )
+        try:
+            model = LanguageModel.from_genome(
+                trial.genome,
+                pool=trial.pool,
+                width=recipe.model.width,
+                vocab_size=corpus.vocab_size,
+                length=recipe.training.length,
+                tie_embeddings=recipe.model.tie_embeddings,
+                seed=trial.seed,
+            )
+        except StarError as error:
+            raise TrialFailed(f"it cannot be built: {error}") from None
         try:
             training = train(model, corpus, recipe.training, seed=trial.data_seed, device=trial.device, on_step=report)
             evaluation = perplexity(

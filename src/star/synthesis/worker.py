@@ -16,10 +16,10 @@ from star.synthesis.trial import Outcome, Trial, TrialFailed, trial_function
 
 @dataclass(frozen=True)
 class Failure:
-    """What a worker sends in place of an outcome."""
+    """What a worker sends in place of an outcome; ``fault``: the cause does not lie in the candidate."""
 
     reason: str
-    details: str | None = None
+    fault: bool = False
 
 
 def work(pipe: Connection, trial: Trial, log: Path | None) -> None:
@@ -43,7 +43,9 @@ def work(pipe: Connection, trial: Trial, log: Path | None) -> None:
         answer = Failure(str(failed))
     except BaseException as error:
         summary = "".join(traceback.format_exception_only(error)).strip().splitlines()
-        answer = Failure(summary[-1] if summary else type(error).__name__, traceback.format_exc())
+        answer = Failure(summary[-1] if summary else type(error).__name__, fault=True)
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{trial.name} could not be trained\n{traceback.format_exc()}")
     send(answer)
     with suppress(OSError, ValueError):
         sys.stderr.flush()

@@ -87,7 +87,7 @@ def test_the_verdicts_stand_in_the_summary(run: Run) -> None:
     from star.report.comparison import comparison, sentence
 
     text = render(run)
-    assert all(sentence(verdict) in text for verdict in comparison(run).verdicts)
+    assert all(sentence(verdict, run.recipe) in text for verdict in comparison(run).verdicts)
 
 
 @pytest.mark.parametrize("ended", [0, 1])

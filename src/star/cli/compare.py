@@ -12,8 +12,8 @@ import typer
 from star.cli.console import INTERRUPTED_STATUS, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from star.report.comparison import Comparison, Verdict
-    from star.synthesis import Candidate, Recipe
+    from star.report.comparison import Comparison
+    from star.synthesis import Candidate
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
 def show(found: Comparison) -> None:
     """Tables of sizes and differences, and a sentence for each baseline."""
     from star.cli.tables import candidate_table
-    from star.report.comparison import difference, percent
+    from star.report.comparison import difference, percent, sentence
 
     training = found.recipe.training
     title = "The baselines, and the front"
@@ -72,34 +72,10 @@ def show(found: Comparison) -> None:
         say(sentence(verdict, found.recipe))
 
 
-def sentence(verdict: Verdict, recipe: Recipe) -> str:
-    """Whether the front beats a baseline in the objectives of the run, in words; the cache is a remark beside them."""
-    from star.report.comparison import difference, percent
-    from star.synthesis import Status
-
-    baseline, winners = verdict.baseline, verdict.dominating
-    if baseline.status is not Status.DONE:
-        return f"{baseline.name} failed ({baseline.failure}), so there is nothing to compare with."
-    names = recipe.search.objectives
-    if not winners:
-        return f"No candidate beats {baseline.name} in every objective ({', '.join(names)})."
-    best = min(winners, key=lambda candidate: [candidate.scores[name] for name in names])
-    parts = [
-        f"{name} {percent(best.scores[name] / baseline.scores[name] - 1 if baseline.scores[name] else None)} %"
-        for name in names
-    ]
-    numbers = [candidate.name for candidate in winners]
-    who = f"candidate {numbers[0]}" if len(numbers) == 1 else f"candidates {', '.join(numbers[:-1])} and {numbers[-1]}"
-    text = f"{baseline.name} is beaten in every objective by {who}; candidate {best.name} has {', '.join(parts)}"
-    if any(name.startswith("cache_bytes") for name in names):
-        return f"{text}."
-    return f"{text} (and, which was no objective, cache {percent(difference(best, baseline).cache_bytes)} %)."
-
-
 def comparison_facts(found: Comparison) -> dict[str, Any]:
     """The JSON form."""
     from star.cli.inspect import candidate_facts
-    from star.report.comparison import difference
+    from star.report.comparison import difference, sentence
 
     def facts(candidate: Candidate) -> dict[str, Any]:
         return {**candidate_facts(candidate), "perplexity": candidate.perplexity}
@@ -121,7 +97,6 @@ def comparison_facts(found: Comparison) -> dict[str, Any]:
                 "baseline": verdict.baseline.name,
                 "beaten": bool(verdict.dominating),
                 "dominating": [candidate.name for candidate in verdict.dominating],
-                "better_and_smaller": [candidate.name for candidate in verdict.better_and_smaller],
                 "sentence": sentence(verdict, found.recipe),
             }
             for verdict in found.verdicts

@@ -25,14 +25,6 @@ class Verdict:
     baseline: Candidate
     dominating: tuple[Candidate, ...]
     """Nowhere worse in the run's objectives, and better in one."""
-    better_and_smaller: tuple[Candidate, ...]
-    """Better perplexity with fewer parameters."""
-
-    @property
-    def winners(self) -> tuple[Candidate, ...]:
-        """Either of the two, best perplexity first."""
-        both = {candidate.name: candidate for candidate in (*self.dominating, *self.better_and_smaller)}
-        return tuple(sorted(both.values(), key=lambda candidate: (candidate.perplexity or 0.0, candidate.parameters)))
 
 
 @dataclass(frozen=True)
@@ -72,20 +64,9 @@ def require_front(run: Run) -> tuple[Candidate, ...]:
 def judge(front: tuple[Candidate, ...], baseline: Candidate, recipe: Recipe) -> Verdict:
     """Which candidates of `front` beat `baseline`; none where it failed, since nothing was measured then."""
     if baseline.status is not Status.DONE:
-        return Verdict(baseline, (), ())
+        return Verdict(baseline, ())
     names = recipe.search.objectives
-    return Verdict(
-        baseline,
-        tuple(candidate for candidate in front if _dominates(candidate, baseline, names)),
-        tuple(
-            candidate
-            for candidate in front
-            if candidate.perplexity is not None
-            and baseline.perplexity is not None
-            and candidate.perplexity < baseline.perplexity
-            and candidate.parameters < baseline.parameters
-        ),
-    )
+    return Verdict(baseline, tuple(candidate for candidate in front if _dominates(candidate, baseline, names)))
 
 
 def difference(candidate: Candidate, baseline: Candidate) -> Difference:
@@ -97,40 +78,25 @@ def difference(candidate: Candidate, baseline: Candidate) -> Difference:
     )
 
 
-def sentence(verdict: Verdict) -> str:
-    """The verdict in words."""
-    name, winners = verdict.baseline.name, verdict.winners
-    if verdict.baseline.status is not Status.DONE:
-        return f"{name} failed ({verdict.baseline.failure}), so there is nothing to compare with."
+def sentence(verdict: Verdict, recipe: Recipe) -> str:
+    """Whether the front beats a baseline in the objectives of the run, in words; the cache is a remark beside them."""
+    baseline, winners = verdict.baseline, verdict.dominating
+    if baseline.status is not Status.DONE:
+        return f"{baseline.name} failed ({baseline.failure}), so there is nothing to compare with."
+    names = recipe.search.objectives
     if not winners:
-        return (
-            f"No candidate beats {name}: none is at least as good in every objective, "
-            "nor better in perplexity with fewer parameters."
-        )
-    best = winners[0]
-    change = difference(best, verdict.baseline)
+        return f"No candidate beats {baseline.name} in every objective ({', '.join(names)})."
+    best = min(winners, key=lambda candidate: [candidate.scores[name] for name in names])
     parts = [
-        f"{label} {percent(value)} %"
-        for label, value in (
-            ("perplexity", change.perplexity),
-            ("parameters", change.parameters),
-            ("cache", change.cache_bytes),
-        )
-        if value is not None
+        f"{name} {percent(best.scores[name] / baseline.scores[name] - 1 if baseline.scores[name] else None)} %"
+        for name in names
     ]
-    claims = {
-        "in every objective": verdict.dominating,
-        "in perplexity with fewer parameters": verdict.better_and_smaller,
-    }
-    ways = [f"by {_listing(candidates)} {way}" for way, candidates in claims.items() if candidates]
-    if verdict.dominating == verdict.better_and_smaller:
-        ways = [f"by {_listing(winners)} {' and '.join(claims)}"]
-    return f"{name} is beaten {' and '.join(ways)}; candidate {best.name} has {', '.join(parts)}."
-
-
-def _listing(candidates: tuple[Candidate, ...]) -> str:
-    names = [candidate.name for candidate in candidates]
-    return f"candidate {names[0]}" if len(names) == 1 else f"candidates {', '.join(names[:-1])} and {names[-1]}"
+    numbers = [candidate.name for candidate in winners]
+    who = f"candidate {numbers[0]}" if len(numbers) == 1 else f"candidates {', '.join(numbers[:-1])} and {numbers[-1]}"
+    text = f"{baseline.name} is beaten in every objective by {who}; candidate {best.name} has {', '.join(parts)}"
+    if any(name.startswith("cache_bytes") for name in names):
+        return f"{text}."
+    return f"{text} (and, which was no objective, cache {percent(difference(best, baseline).cache_bytes)} %)."
 
 
 def _dominates(candidate: Candidate, baseline: Candidate, objectives: tuple[str, ...]) -> bool:

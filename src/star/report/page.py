@@ -85,7 +85,7 @@ def _summary(run: Run) -> str:
     listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
     text = f'<p class="quiet">Text: {escape(run.corpus)}.</p>' if run.corpus else ""
     verdicts = [
-        sentence(judge(tuple(run.front), baseline, recipe))
+        sentence(judge(tuple(run.front), baseline, recipe), recipe)
         for baseline in run.baselines.values()
         if baseline.status is not Status.PENDING
     ]

@@ -75,7 +75,7 @@ def test_text_round_trip(seed: int, depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "1111", "111111", "1111a", "1.1.1.1", "1.1.1.1.x", "-", "1..1.1.1", "١١١١١"]
+    "text", ["", "  ", "1111", "111111111", "1111a", "1.1.1.1", "1.1.1.1.x", "-", "1..1.1.1", "١١١١١"]
 )
 def test_unreadable_text_is_refused_with_one_sentence(text: str) -> None:
     with pytest.raises(StarError) as caught:

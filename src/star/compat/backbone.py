@@ -20,8 +20,8 @@ from star.genome import (
     OptionPool,
     Sparsity,
     TokenMixing,
+    stack,
 )
-from star.genome.scale import stack
 
 
 class TokenMixingStructure(Enum):

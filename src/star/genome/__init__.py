@@ -1,8 +1,11 @@
 """Architectures as integers: backbone, operator and featurizer genomes, pools, validity and variation. No torch."""
 
 from star.genome.backbone import BackboneGenome, Segment
+from star.genome.composition import Stage, stages
+from star.genome.extension import IDENTITY, Extension, Routing
 from star.genome.pool import LivClass, OptionPool
-from star.genome.presets import PRESETS, preset
+from star.genome.presets import BASELINES, PRESETS, preset
+from star.genome.scale import stack
 from star.genome.structure import (
     ChannelMixing,
     FeatureGroup,
@@ -11,6 +14,7 @@ from star.genome.structure import (
     OperatorGenome,
     Parametrization,
     Sparsity,
+    StateSpace,
     TokenMixing,
 )
 from star.genome.validity import problems, repair, require_valid
@@ -18,9 +22,12 @@ from star.genome.variation import crossover, initial_population, mutate, random_
 from star.genome.wiring import Wiring, wiring
 
 __all__ = [
+    "BASELINES",
+    "IDENTITY",
     "PRESETS",
     "BackboneGenome",
     "ChannelMixing",
+    "Extension",
     "FeatureGroup",
     "FeaturizerGenome",
     "LivClass",
@@ -28,8 +35,11 @@ __all__ = [
     "OperatorGenome",
     "OptionPool",
     "Parametrization",
+    "Routing",
     "Segment",
     "Sparsity",
+    "Stage",
+    "StateSpace",
     "TokenMixing",
     "Wiring",
     "crossover",
@@ -40,5 +50,7 @@ __all__ = [
     "random_genome",
     "repair",
     "require_valid",
+    "stack",
+    "stages",
     "wiring",
 ]

@@ -20,19 +20,26 @@ from star.genome.structure import (
     TokenMixing,
 )
 
-_D, _L, _T, _S = (
+_D, _L, _T, _S, _R = (
     TokenMixing.DIAGONAL,
     TokenMixing.LOW_RANK,
     TokenMixing.SCALED_TOEPLITZ,
     TokenMixing.SEMI_SEPARABLE,
+    TokenMixing.RESAMPLING,
 )
+
+#: The groups of a semi-separable operator that define its transitions; all or none of them are a fixed state space.
+STATE_GROUPS = ("delta", "B", "C")
 
 #: What each token-mixing structure computes from its groups.
 EQUATIONS: dict[TokenMixing, str] = {
     _D: "T_ii = σ(gate_i), applied to up",
     _L: "T_ij = σ(q_i · k_j / √h) for j ≤ i, applied to v head by head (h: head size; all but softmax average over j)",
     _T: "T_ij = C_i K_{i-j} B_j for j ≤ i, applied to x channel by channel",
-    _S: "T_ij = z_i (C_i (Π_{i ≥ s > j} exp(Δ_s A)) Δ_j B_j + D δ_ij) for j ≤ i, applied to v channel by channel",
+    _S: "T_ij = z_i (C_i (Π_{i ≥ s > j} exp(Δ_s A)) Δ_j B_j + D δ_ij) for j ≤ i, applied to v channel by channel; "
+    "where Δ, B and C are a fixed state space: T_ij = z_i (C (Π_{i ≥ s > j} (Ā + B̄ u_s)) B̄ + D δ_ij), applied to "
+    "u = tanh(v)",
+    _R: "T_ij = g_i max(0, 1 - abs(i - s_i - j)) for j ≤ i, with shifts 0 ≤ s_i ≤ window, applied to v channel by channel",
 }
 
 #: What the values of integer 5 of the operator genome mean.
@@ -40,16 +47,18 @@ CHANNELS: dict[ChannelMixing, str] = {
     ChannelMixing.DIAGONAL: "every channel has a token-mixing matrix of its own",
     ChannelMixing.DENSE: "all channels share one token-mixing matrix",
     ChannelMixing.GROUPED: "the channels of a head share one token-mixing matrix",
+    ChannelMixing.MONARCH: "every channel has a token-mixing matrix of its own, and the output map is a Monarch matrix",
 }
 
 #: The group that T is applied to; it always comes from the input. (A Toeplitz operator is applied to x itself.)
-CONTENT: dict[TokenMixing, str] = {_D: "up", _L: "v", _S: "v"}
+CONTENT: dict[TokenMixing, str] = {_D: "up", _L: "v", _S: "v", _R: "v"}
 
 #: Groups whose channels must agree, by token mixing.
 EQUAL_EXPANSION: dict[TokenMixing, tuple[tuple[str, ...], ...]] = {
     _D: (("gate", "up"),),
     _L: (("q", "k"),),
     _S: (("v", "z", "delta"), ("B", "C")),
+    _R: (("g", "s", "v"),),
 }
 
 
@@ -110,6 +119,16 @@ OPERATOR_RULES: tuple[OperatorRule, ...] = (
         "a band cuts off the state that a semi-separable operator is defined by; block-diagonal restarts it",
         _pair(_S, Sparsity.BANDED),
     ),
+    OperatorRule(
+        "resampling without a band",
+        "shifts are bounded by a window, so that decoding keeps a window of tokens: sparsity 2",
+        _pair(_R, Sparsity.NONE, Sparsity.BLOCK_DIAGONAL),
+    ),
+    OperatorRule(
+        "resampling with a nonlinearity",
+        "the entries of T are weights of an interpolation; put the nonlinearity on a feature group",
+        _pair(_R, Nonlinearity.SOFTMAX, Nonlinearity.RELU, Nonlinearity.SWISH),
+    ),
 )
 
 GROUP_RULES: tuple[GroupRule, ...] = (
@@ -120,8 +139,23 @@ GROUP_RULES: tuple[GroupRule, ...] = (
     ),
     GroupRule(
         "an implicit group that is not the kernel K",
-        "only K is a function of the lag; parametrize the group as 1 (from the input) or 2 (a learned constant)",
-        lambda operator, name, group: name != "K" and group.parametrization is Parametrization.IMPLICIT,
+        "only K is a function of the lag, and beside it Δ, B and C of a fixed state space, which have token mixing 4; "
+        "parametrize the group as 1 (from the input) or 2 (a learned constant)",
+        lambda operator, name, group: (
+            name != "K"
+            and group.parametrization is Parametrization.IMPLICIT
+            and not (operator.token_mixing is _S and name in STATE_GROUPS and group.state_space)
+        ),
+    ),
+    GroupRule(
+        "a nonlinearity on what a fixed state space is made from",
+        "its kernel would be no sum of decaying modes any more, so it could not be decoded as a recurrence",
+        lambda operator, name, group: group.state_space and group.nonlinearity is not Nonlinearity.NONE,
+    ),
+    GroupRule(
+        "an expanded Δ of a fixed state space",
+        "a channel has one step size; the state size is the expansion of B and C",
+        lambda operator, name, group: group.state_space and name == "delta" and group.expansion > 1,
     ),
     GroupRule(
         "the content (up or v) as a learned constant",
@@ -129,15 +163,17 @@ GROUP_RULES: tuple[GroupRule, ...] = (
         lambda operator, name, group: CONTENT.get(operator.token_mixing) == name and not group.from_input,
     ),
     GroupRule(
-        "token mixing 2 or 4 in a featurizer",
-        "featurizers end in linear maps and elementwise nonlinearities (paper 2): 1 (none) or 3 (short convolution)",
-        lambda operator, name, group: group.from_input and group.token_mixing not in (_D, _T),
+        "token mixing 2 or 4 of a group from the input",
+        "featurizers end in linear maps and elementwise nonlinearities (paper 2): 1 (none), 3 (short convolution) or 5 "
+        "(resampling, with shifts of the group's own)",
+        lambda operator, name, group: group.from_input and group.token_mixing not in (_D, _T, _R),
     ),
     GroupRule(
-        "token mixing 3 without a band, or a band without token mixing 3, in a featurizer",
-        "the convolution of a feature group is short, so 3 goes with sparsity 2, and 1 with sparsity 1",
+        "token mixing 3 or 5 without a band, or a band without them, in a featurizer",
+        "the convolution of a feature group is short and its shifts are bounded, so 3 and 5 go with sparsity 2, and 1 "
+        "with sparsity 1",
         lambda operator, name, group: (
-            group.from_input and (group.token_mixing is _T) != (group.sparsity is Sparsity.BANDED)
+            group.from_input and (group.token_mixing in (_T, _R)) != (group.sparsity is Sparsity.BANDED)
         ),
     ),
     GroupRule(
@@ -160,19 +196,21 @@ GROUP_RULES: tuple[GroupRule, ...] = (
         ),
     ),
     GroupRule(
-        "diagonal channel mixing of gate, up or Δ in an operator that mixes channels otherwise",
-        "gate and up then have hidden channels, and Δ one for each head; both need a map from the d channels of x",
+        "diagonal channel mixing of gate, up, Δ or s in an operator that mixes channels otherwise",
+        "gate and up then have hidden channels, and Δ and s one for each head; they need a map from the d channels of x",
         lambda operator, name, group: (
             group.from_input
             and group.channel_mixing is ChannelMixing.DIAGONAL
-            and name in ("gate", "up", "delta")
-            and operator.channel_mixing is not ChannelMixing.DIAGONAL
+            and (
+                (name in ("gate", "up") and operator.channel_mixing is not ChannelMixing.DIAGONAL)
+                or (name in ("delta", "s") and operator.channel_mixing in (ChannelMixing.DENSE, ChannelMixing.GROUPED))
+            )
         ),
     ),
     GroupRule(
         "an expanded group of a Toeplitz operator",
-        "C, K and B act on x itself, channel by channel",
-        lambda operator, name, group: operator.token_mixing is _T and group.expansion > 1,
+        "C, K and B act on x itself, channel by channel; only a K from a fixed state space has an expansion, its size",
+        lambda operator, name, group: operator.token_mixing is _T and group.expansion > 1 and not group.state_space,
     ),
     GroupRule(
         "a repeated q, K, B or C of a recurrence, or learned constant",
@@ -199,8 +237,12 @@ def refusals(operator: OperatorGenome, featurizer: FeaturizerGenome) -> list[str
             f"group {name}, {rule.what}: {rule.why}" for rule in GROUP_RULES if rule.holds(operator, name, group)
         ]
     for equal in EQUAL_EXPANSION.get(mixing, ()):
-        if len({groups[name].expansion for name in equal}) > 1:
+        if len({groups[name].expansion for name in equal if not (name == "delta" and groups[name].state_space)}) > 1:
             reasons.append(f"groups {', '.join(equal)} meet channel by channel, so they need one expansion")
+    if mixing is _S and len({groups[name].state_space for name in STATE_GROUPS}) > 1:
+        reasons.append(
+            "groups delta, B and C make up one state space, so all or none of them have 3 and token mixing 4"
+        )
     if not any(group.from_input for group in featurizer):
         reasons.append(f"group {names[0]}, no group from the input: T would be the same for every input")
     if mixing is _L and groups["k"].repeat != groups["v"].repeat:

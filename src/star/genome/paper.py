@@ -31,10 +31,11 @@ FEATURIZERS: dict[int, FeaturizerGenome] = {
     }.items()
 }
 
-_ATTENTION = ((), ("k",), ("v",), ("k", "v"))
-_RECURRENCE = ((), ("B",), ("C",), ("B", "C"), ("delta",), ("delta", "B", "C"))
-_CONVOLUTION = ((), ("K",), ("B",), ("K", "B"))
-_MEMORYLESS = ((), ("gate",), ("gate", "up"))
+#: Sharing strategies of the families (A.6.1).
+ATTENTION = ((), ("k",), ("v",), ("k", "v"))
+RECURRENCE = ((), ("B",), ("C",), ("B", "C"), ("delta",), ("delta", "B", "C"))
+CONVOLUTION = ((), ("K",), ("B",), ("K", "B"))
+MEMORYLESS = ((), ("gate",), ("gate", "up"))
 
 
 def _row(liv: int, name: str, operator: str, strategies: tuple[tuple[str, ...], ...]) -> LivClass:
@@ -43,15 +44,15 @@ def _row(liv: int, name: str, operator: str, strategies: tuple[tuple[str, ...], 
 
 
 _BASE = (
-    _row(1, "SA-1", "12123", _ATTENTION),
-    _row(2, "SA-2", "22123", _ATTENTION),
-    _row(3, "SA-3", "32123", _ATTENTION),
-    _row(4, "SA-4", "42123", _ATTENTION),
-    _row(5, "Rec-1", "54111", _RECURRENCE),
-    _row(6, "Rec-2", "64111", _RECURRENCE),
-    _row(7, "GConv-1", "73111", _CONVOLUTION),
-    _row(8, "GConv-2", "83111", _CONVOLUTION),
-    _row(9, "GMemless", "91142", _MEMORYLESS),
+    _row(1, "SA-1", "12123", ATTENTION),
+    _row(2, "SA-2", "22123", ATTENTION),
+    _row(3, "SA-3", "32123", ATTENTION),
+    _row(4, "SA-4", "42123", ATTENTION),
+    _row(5, "Rec-1", "54111", RECURRENCE),
+    _row(6, "Rec-2", "64111", RECURRENCE),
+    _row(7, "GConv-1", "73111", CONVOLUTION),
+    _row(8, "GConv-2", "83111", CONVOLUTION),
+    _row(9, "GMemless", "91142", MEMORYLESS),
 )
 
 PAPER_CLASSES: tuple[LivClass, ...] = (

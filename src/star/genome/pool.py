@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from star.errors import StarError
+from star.genome.extension import IDENTITY, Extension, arity, parse_extensions
 from star.genome.meaning import refusals
-from star.genome.structure import GROUP_NAMES, FeatureGroup, FeaturizerGenome, OperatorGenome, Sparsity, TokenMixing
+from star.genome.structure import (
+    GROUP_NAMES,
+    FeatureGroup,
+    FeaturizerGenome,
+    OperatorGenome,
+    Sparsity,
+    StateSpace,
+    TokenMixing,
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,8 @@ class LivClass:
 
     `strategies[s - 1]` names the feature groups that feature-group sharing with strategy `s` takes from the source;
     the first strategy is always "nothing". A `differential` class applies two LIVs of this description in parallel and
-    outputs their difference. `window` is the band or block length, in tokens, where the operator genome has one.
+    outputs their difference. `window` is the band or block length, in tokens, where the operator genome has one, and
+    how far resampled groups reach back. `state_space` says how a fixed state space starts, where a group is one.
     """
 
     id: int
@@ -27,12 +37,20 @@ class LivClass:
     strategies: tuple[tuple[str, ...], ...] = ((),)
     differential: bool = False
     window: int = 64
+    state_space: StateSpace = StateSpace.LIN
 
     def __post_init__(self) -> None:
         if self.id < 1 or self.window < 1:
             raise StarError(f"LIV class {self.name!r} has id {self.id} and window {self.window}; both start at 1.")
         if reasons := refusals(self.operator, self.featurizer):
             raise StarError(f"LIV class {self.name!r} (operator {self.operator}) has no meaning: {'; '.join(reasons)}.")
+        if odd := [name for name in self.state_spaces if self.groups[name].expansion % 2 and name != "delta"]:
+            if self.state_space is StateSpace.LIN:
+                raise StarError(
+                    f"LIV class {self.name!r} has a state size (expansion of {', '.join(odd)}) that is odd, but the "
+                    f"state space {self.state_space.value!r} has pairs of complex modes; use an even one, or "
+                    f"{StateSpace.REAL.value!r}."
+                )
         unknown = {name for strategy in self.strategies for name in strategy} - set(self.group_names)
         if not self.strategies or self.strategies[0] or unknown or len(set(self.strategies)) < len(self.strategies):
             raise StarError(
@@ -57,6 +75,17 @@ class LivClass:
         return dict(zip(self.group_names, self.featurizer, strict=True))
 
     @property
+    def state_spaces(self) -> tuple[str, ...]:
+        """Names of the groups that are made from a fixed state space."""
+        return tuple(name for name, group in self.groups.items() if group.state_space)
+
+    @property
+    def reach(self) -> int | None:
+        """The window, where anything depends on it."""
+        resampled = any(group.from_input and group.token_mixing is TokenMixing.RESAMPLING for group in self.featurizer)
+        return self.window if resampled or self.operator.sparsity is not Sparsity.NONE else None
+
+    @property
     def memoryless(self) -> bool:
         """True where no token sees another one."""
         return self.operator.token_mixing is TokenMixing.DIAGONAL
@@ -66,8 +95,9 @@ class LivClass:
         """Everything that fixes the network of one such LIV, as text, for hashing."""
         difference = "difference " if self.differential else ""
         strategies = " ".join("+".join(strategy) or "-" for strategy in self.strategies)
-        window = "" if self.operator.sparsity is Sparsity.NONE else f" {self.window}"
-        return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies}{window}"
+        window = "" if self.reach is None else f" {self.reach}"
+        space = f" {self.state_space.value}" if self.state_spaces else ""
+        return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies}{window}{space}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_dict`."""
@@ -79,12 +109,13 @@ class LivClass:
             "strategies": [list(strategy) for strategy in self.strategies],
             "differential": self.differential,
             "window": self.window,
+            "state_space": self.state_space.value,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LivClass:
         """Read what `to_dict` wrote, or a row of a recipe, where strategies may leave out the first, empty one."""
-        fields = ("id", "name", "operator", "featurizer", "strategies", "differential", "window")
+        fields = ("id", "name", "operator", "featurizer", "strategies", "differential", "window", "state_space")
         unknown = [key for key in data if key not in fields]
         missing = [key for key in fields[:4] if key not in data]
         if unknown or missing:
@@ -108,6 +139,7 @@ class LivClass:
                 strategies=tuple(named if named[:1] == [()] else [(), *named]),
                 differential=bool(data.get("differential", False)),
                 window=int(data.get("window", 64)),
+                state_space=StateSpace.parse(str(data.get("state_space", StateSpace.LIN.value))),
             )
         except (TypeError, ValueError) as error:
             if isinstance(error, StarError):
@@ -121,10 +153,12 @@ def _named(what: str, keys: list[str]) -> str:
 
 @dataclass(frozen=True)
 class OptionPool:
-    """LIV classes by id. Pools are data: a search draws from one, a checkpoint carries its own."""
+    """LIV classes by id, and what genomes may use beside the five integers of a segment. Pools are data: a search draws
+    from one, a checkpoint carries its own."""
 
     name: str
     rows: tuple[LivClass, ...]
+    extensions: tuple[Extension, ...] = ()
     _by_id: dict[int, LivClass] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -132,6 +166,7 @@ class OptionPool:
         if not by_id or len(by_id) < len(self.rows):
             raise StarError(f"pool {self.name!r} needs at least one LIV class, and each id once.")
         object.__setattr__(self, "_by_id", by_id)
+        object.__setattr__(self, "extensions", parse_extensions(self.extensions))
 
     @classmethod
     def paper(cls) -> OptionPool:
@@ -140,10 +175,23 @@ class OptionPool:
 
         return cls("paper", PAPER_CLASSES)
 
+    @classmethod
+    def full(cls) -> OptionPool:
+        """The paper's classes and 18 to 31: linear and sliding-window attention, state spaces, the Deformer, and their
+        differences."""
+        from star.genome.extended import EXTENDED_CLASSES
+        from star.genome.paper import PAPER_CLASSES
+
+        return cls("extended", PAPER_CLASSES + EXTENDED_CLASSES)
+
     def extended(self, *rows: LivClass) -> OptionPool:
         """This pool with more classes; a row with an id that is here already takes its place."""
         kept = tuple(row for row in self.rows if row.id not in {new.id for new in rows})
-        return OptionPool(self.name, kept + rows)
+        return OptionPool(self.name, kept + rows, self.extensions)
+
+    def with_extensions(self, *names: str) -> OptionPool:
+        """The same classes with just these extensions; `StarError` for an unknown name."""
+        return OptionPool(self.name, self.rows, parse_extensions(names))
 
     @property
     def classes(self) -> dict[int, LivClass]:
@@ -154,6 +202,16 @@ class OptionPool:
     def ids(self) -> tuple[int, ...]:
         """All class ids, ascending."""
         return tuple(sorted(self._by_id))
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """What integer 1 of a segment can be: the class ids, and 0, the identity, where depth may vary."""
+        return (IDENTITY, *self.ids) if Extension.DEPTH in self.extensions else self.ids
+
+    @property
+    def arity(self) -> int:
+        """How many integers a segment has: 5, more with extensions."""
+        return arity(self.extensions)
 
     def __contains__(self, liv: object) -> bool:
         return liv in self._by_id
@@ -167,16 +225,22 @@ class OptionPool:
     @property
     def digest(self) -> str:
         """Hash of everything in the pool but names."""
-        return hashlib.sha256("\n".join(self[liv].description for liv in self.ids).encode()).hexdigest()[:16]
+        parts = [*(self[liv].description for liv in self.ids), *self.extensions]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_dict`."""
-        return {"name": self.name, "classes": [row.to_dict() for row in self.rows]}
+        return {
+            "name": self.name,
+            "classes": [row.to_dict() for row in self.rows],
+            "extensions": [extension.value for extension in self.extensions],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> OptionPool:
         """Read what `to_dict` wrote."""
-        return cls(str(data["name"]), tuple(LivClass.from_dict(row) for row in data["classes"]))
+        classes = tuple(LivClass.from_dict(row) for row in data["classes"])
+        return cls(str(data["name"]), classes, parse_extensions(data.get("extensions", ())))
 
 
 def _ranges(ids: tuple[int, ...]) -> str:

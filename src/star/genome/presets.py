@@ -1,4 +1,4 @@
-"""The baselines of paper A.3 as genomes plus pool, at any depth."""
+"""Well-known architectures as genomes plus pool, at any depth: the baselines of paper A.3, and the Deformer's stacks."""
 
 from __future__ import annotations
 
@@ -37,11 +37,24 @@ def _striped_mamba(depth: int) -> tuple[BackboneGenome, OptionPool]:
     return unconnected(classes), OptionPool("striped-mamba", (paper[1], mamba, paper[9]))
 
 
-PRESETS = {"transformer++": _transformer, "striped-mamba": _striped_mamba}
+def _deformer(depth: int) -> tuple[BackboneGenome, OptionPool]:
+    """Deformer-1 and SwiGLU interleaved."""
+    pool = OptionPool.full()
+    return interleaved(23, 9, depth), OptionPool("deformer", (pool[9], pool[23]))
+
+
+def _deformer_only(depth: int) -> tuple[BackboneGenome, OptionPool]:
+    """Nothing but Deformer-1, as the Deformer was published."""
+    return interleaved(23, None, depth), OptionPool("deformer-only", (OptionPool.full()[23],))
+
+
+#: What every search is compared with.
+BASELINES = {"transformer++": _transformer, "striped-mamba": _striped_mamba}
+PRESETS = BASELINES | {"deformer": _deformer, "deformer-only": _deformer_only}
 
 
 def preset(name: str, depth: int) -> tuple[BackboneGenome, OptionPool]:
-    """Genome and pool of a baseline with `depth` LIVs; `StarError` for an unknown name or no LIV at all."""
+    """Genome and pool of a preset with `depth` LIVs; `StarError` for an unknown name or no LIV at all."""
     if name not in PRESETS:
         raise StarError(f"{name!r} is no preset; there are {', '.join(PRESETS)}.")
     if depth < 1:

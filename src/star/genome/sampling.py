@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from random import Random
 
-from star.genome.meaning import EQUAL_EXPANSION, GROUP_RULES, OPERATOR_RULES, refusals
+from star.genome.meaning import EQUAL_EXPANSION, GROUP_RULES, OPERATOR_RULES, STATE_GROUPS, refusals
 from star.genome.pool import LivClass
 from star.genome.structure import (
     GROUP_NAMES,
@@ -17,8 +17,11 @@ from star.genome.structure import (
     OperatorGenome,
     Parametrization,
     Sparsity,
+    StateSpace,
     TokenMixing,
 )
+
+LIQUID_SHARE = 0.25  # of the semi-separable classes: independent draws would hardly ever agree on Δ, B and C
 
 
 def random_class(
@@ -40,6 +43,11 @@ def random_class(
                 groups[name] = replace(groups[name], expansion=groups[first].expansion)
         if mixing is TokenMixing.LOW_RANK:
             groups["v"] = replace(groups["v"], repeat=groups["k"].repeat)
+        if mixing is TokenMixing.SEMI_SEPARABLE and rng.random() < LIQUID_SHARE:
+            size = rng.choice(expansions)
+            for name in STATE_GROUPS:
+                implicit = FeatureGroup(Parametrization.IMPLICIT, TokenMixing.SEMI_SEPARABLE)
+                groups[name] = implicit if name == "delta" else replace(implicit, expansion=size)
         featurizer = FeaturizerGenome(tuple(groups.values()))
         if refusals(operator, featurizer):
             continue
@@ -47,7 +55,9 @@ def random_class(
         subsets = (subset for size in range(len(names)) for subset in combinations(names, size))
         strategies = tuple(subset for subset in subsets if not inputs <= {*subset})
         window = rng.choice((1, 2, 5, 16))
-        return LivClass(liv, f"random-{liv}", operator, featurizer, strategies, window=window)
+        odd = any(group.state_space and group.expansion % 2 for name, group in groups.items() if name != "delta")
+        space = StateSpace.REAL if odd else rng.choice(list(StateSpace))
+        return LivClass(liv, f"random-{liv}", operator, featurizer, strategies, window=window, state_space=space)
 
 
 def _random_group(

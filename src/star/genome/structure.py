@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from star.errors import StarError
 
@@ -16,6 +16,7 @@ class TokenMixing(IntEnum):
     LOW_RANK = 2
     SCALED_TOEPLITZ = 3
     SEMI_SEPARABLE = 4
+    RESAMPLING = 5
 
 
 class Sparsity(IntEnum):
@@ -41,6 +42,7 @@ class ChannelMixing(IntEnum):
     DIAGONAL = 1
     DENSE = 2
     GROUPED = 3
+    MONARCH = 4
 
 
 class Parametrization(IntEnum):
@@ -52,21 +54,40 @@ class Parametrization(IntEnum):
     IMPLICIT = 3
 
 
+class StateSpace(StrEnum):
+    """How the modes A of a fixed diagonal state space start (Gu et al. 2022, S4D)."""
+
+    LIN = "s4d-lin"  # A_n = -1/2 + iπn, N/2 complex modes
+    REAL = "s4d-real"  # A_n = -(n + 1), N real modes, the diagonal of HiPPO-LegS
+
+    @classmethod
+    def parse(cls, text: str) -> StateSpace:
+        """`StarError` for anything but a value."""
+        try:
+            return cls(text)
+        except ValueError:
+            allowed = ", ".join(member.value for member in cls)
+            raise StarError(f"{text!r} names no state space; allowed: {allowed}.") from None
+
+
 #: Names of the feature groups of each token-mixing structure, in genome order (paper 2 and A.6.2).
 GROUP_NAMES: dict[TokenMixing, tuple[str, ...]] = {
     TokenMixing.DIAGONAL: ("gate", "up"),
     TokenMixing.LOW_RANK: ("q", "k", "v"),
     TokenMixing.SCALED_TOEPLITZ: ("C", "K", "B"),
     TokenMixing.SEMI_SEPARABLE: ("v", "z", "delta", "B", "C"),
+    TokenMixing.RESAMPLING: ("g", "s", "v"),
 }
 
 
-def parse_integers(text: str, count: int, what: str) -> list[int]:
-    """Read ``12123`` or ``1.2.1.2.3`` as `count` integers; `StarError`, which names `what`, for anything else."""
+def parse_integers(text: str, count: int, what: str, most: int | None = None) -> list[int]:
+    """Read ``12123`` or ``1.2.1.2.3`` as `count` integers (up to `most`, where that is given); `StarError`, which names
+    `what`, for anything else."""
     parts = text.split(".") if "." in text else list(text)
-    if len(parts) != count or not all(part.isascii() and part.isdigit() for part in parts):
+    if not count <= len(parts) <= (most or count) or not all(part.isascii() and part.isdigit() for part in parts):
+        more = f" (up to {most} with the extensions of a pool)" if most else ""
         raise StarError(
-            f"{what} {text!r} is not {count} non-negative integers; write them as digits, for example "
+            f"{what} {text!r} is not {count} non-negative integers{more}; write them as digits, for example "
             f"{'1' * count!r}, or dotted, {'.'.join('1' * count)!r}."
         )
     return [int(part) for part in parts]
@@ -103,8 +124,8 @@ class OperatorGenome:
 class FeatureGroup:
     """Seven integers that describe how one feature group is computed (paper A.6.3).
 
-    `expansion` is the ratio of the group's channels to the width (for B and C of a semi-separable LIV: the state size
-    N); `repeat` is how often the computed channels are replicated (grouped-query attention: query heads per key head).
+    `expansion` is the ratio of the group's channels to the width (for what a state space is made from, B and C of a
+    semi-separable LIV or a kernel K with token mixing 4: the state size N); `repeat` is how often the computed channels are replicated (grouped-query attention: query heads per key head).
     """
 
     parametrization: Parametrization
@@ -132,6 +153,11 @@ class FeatureGroup:
     def from_input(self) -> bool:
         """True where the group depends on x; False where it is a learned constant."""
         return self.parametrization is Parametrization.INPUT
+
+    @property
+    def state_space(self) -> bool:
+        """True for a learned function of the lag that is a fixed diagonal state space: implicit and semi-separable."""
+        return self.parametrization is Parametrization.IMPLICIT and self.token_mixing is TokenMixing.SEMI_SEPARABLE
 
     def __str__(self) -> str:
         return integers_text(tuple(int(value) for value in astuple(self)))

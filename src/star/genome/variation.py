@@ -10,28 +10,46 @@ from random import Random
 
 from star.errors import StarError
 from star.genome.backbone import BackboneGenome, Segment
+from star.genome.extension import IDENTITY
 from star.genome.pool import OptionPool
-from star.genome.validity import FEATURIZER_STRATEGIES, repair
+from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, optional_values, repair
+
+PATH_LABELS = range(3)  # none, and two: enough to keep neighbouring groups apart
 
 
 def random_genome(pool: OptionPool, depth: int, rng: Random) -> BackboneGenome:
-    """A uniformly random valid genome: LIV classes first, then sharing within each class."""
+    """A uniformly random valid genome: LIV classes first, then sharing within each class, then how LIVs are composed,
+    where the pool has extensions. Path groups are drawn from `PATH_LABELS`."""
     if depth < 1:
         raise StarError(f"a backbone has at least 1 LIV; depth {depth} was asked for.")
-    classes = [rng.choice(pool.ids) for _ in range(depth)]
+    classes = [rng.choice(pool.choices) for _ in range(depth)]
+    if set(classes) == {IDENTITY}:
+        classes[rng.randrange(depth)] = rng.choice(pool.ids)
     counts = Counter(classes)
     return BackboneGenome(
         tuple(
-            Segment(
+            Segment(IDENTITY)
+            if liv == IDENTITY
+            else Segment(
                 liv,
                 rng.randint(1, counts[liv]),
                 rng.choice(FEATURIZER_STRATEGIES),
                 rng.randint(1, counts[liv]),
                 rng.randint(1, len(pool[liv].strategies)),
+                **{field: rng.choice(choices) for field, choices in _optional_choices(pool, depth).items()},
             )
             for liv in classes
         )
     )
+
+
+def _optional_choices(pool: OptionPool, depth: int) -> dict[str, range]:
+    """What integers 6 to 8 are drawn from, for those that the pool has."""
+    return {
+        field: PATH_LABELS if field == "path_group" else optional_values(field, depth)
+        for field, extension, _, _ in OPTIONAL
+        if extension in pool.extensions
+    }
 
 
 def interleaved(mixing: int, memoryless: int | None, depth: int) -> BackboneGenome:
@@ -82,8 +100,9 @@ def mutate(genome: BackboneGenome, pool: OptionPool, rng: Random, probability: f
 
     Classes mutate first, so that sharing integers are drawn for the classes that the mutant has.
     """
-    classes = [_other(segment.liv, pool.ids, rng, probability) for segment in genome]
+    classes = [_other(segment.liv, pool.choices, rng, probability) for segment in genome]
     counts = Counter(classes)
+    optional = _optional_choices(pool, genome.depth)
     segments = []
     for segment, liv in zip(genome, classes, strict=True):
         groups = range(1, counts[liv] + 1)
@@ -95,6 +114,10 @@ def mutate(genome: BackboneGenome, pool: OptionPool, rng: Random, probability: f
                 _other(segment.featurizer_strategy, FEATURIZER_STRATEGIES, rng, probability),
                 _other(segment.feature_group, groups, rng, probability),
                 _other(segment.feature_strategy, strategies, rng, probability),
+                **{
+                    field: _other(getattr(segment, field), choices, rng, probability)
+                    for field, choices in optional.items()
+                },
             )
         )
     return repair(BackboneGenome(tuple(segments)), pool, rng)
@@ -107,11 +130,12 @@ def crossover(
     segments; both children are repaired. Raises `StarError` where the parents differ in depth."""
     if first.depth != second.depth:
         raise StarError(f"crossover needs parents of one depth; these have {first.depth} and {second.depth} LIVs.")
-    one, two = first.integers, second.integers
+    arity = pool.arity
+    one, two = first.flat(arity), second.flat(arity)
     cuts = sorted(rng.sample(range(1, len(one)), min(points, len(one) - 1)))
     for start, stop in zip(cuts[::2], [*cuts[1::2], len(one)], strict=False):
         one[start:stop], two[start:stop] = two[start:stop], one[start:stop]
-    children = (BackboneGenome.from_integers(one), BackboneGenome.from_integers(two))
+    children = (BackboneGenome.from_integers(one, arity), BackboneGenome.from_integers(two, arity))
     return repair(children[0], pool, rng), repair(children[1], pool, rng)
 
 

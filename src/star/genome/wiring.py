@@ -1,4 +1,4 @@
-"""Who shares what with whom: a backbone genome resolved into owners, and back into its canonical form.
+"""Who shares what with whom: a backbone genome resolved into owners.
 
 A feature group of LIV i is either *taken* from an earlier LIV (feature-group sharing) or *computed* by i, with weights
 that belong to some LIV (featurizer sharing; itself where nothing is shared). A group that does not depend on the input
@@ -8,10 +8,14 @@ that belong to some LIV (featurizer sharing; itself where nothing is shared). A 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.pool import OptionPool
+
+
+#: Of one LIV: group → LIV whose tensor is used, group → LIV that owns the weights.
+Row = tuple[dict[str, int], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -23,31 +27,14 @@ class Wiring:
 
 
 def wiring(genome: BackboneGenome, pool: OptionPool) -> Wiring:
-    """Resolve all sharing of a valid genome; weights belong to the first LIV of a sharing group that needs them."""
-    resolver = _Resolver(pool)
+    """Resolve all sharing of a valid genome (an identity shares nothing); weights belong to the first LIV of a sharing group that needs them."""
+    resolver = Resolver(pool)
     for segment in genome:
         resolver.add(segment)
     return resolver.wiring
 
 
-def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome:
-    """The canonical genome of a valid one, a function of its LIV classes and wiring.
-
-    LIV by LIV, the first segment in a fixed order that gives the same wiring: feature groups taken before featurizer
-    sharing, nothing before something, earlier groups before later ones.
-    """
-    wires = wiring(genome, pool)
-    resolver = _Resolver(pool)
-    for index, segment in enumerate(genome):
-        row = (wires.taken[index], wires.owners[index])
-        found = next((choice for choice in resolver.choices(segment.liv) if resolver.resolve(choice) == row), None)
-        if found is None:
-            return _relabelled(genome)
-        resolver.add(found)
-    return BackboneGenome(tuple(resolver.segments))
-
-
-class _Resolver:
+class Resolver:
     """Wires a backbone up, segment by segment."""
 
     def __init__(self, pool: OptionPool) -> None:
@@ -63,8 +50,10 @@ class _Resolver:
     def wiring(self) -> Wiring:
         return Wiring(tuple(self._taken), tuple(self._owners))
 
-    def resolve(self, segment: Segment) -> tuple[dict[str, int], dict[str, int]]:
+    def resolve(self, segment: Segment) -> Row:
         """What the next LIV would take, and who would own the weights of what it computes."""
+        if segment.is_identity:
+            return {}, {}
         index, row = len(self.segments), self.pool[segment.liv]
         key = (segment.liv, segment.featurizer_group)
         source = self._featurizer_sources.get(key, index)
@@ -90,14 +79,16 @@ class _Resolver:
         """Append the next LIV."""
         index = len(self.segments)
         taken, owners = self.resolve(segment)
+        self.segments.append(segment)
+        self._taken.append(taken)
+        self._owners.append(owners)
+        if segment.is_identity:
+            return
         key = (segment.liv, segment.featurizer_group)
         if self._featurizer_sources.setdefault(key, index) == index or segment.featurizer_strategy == 2:
             for name in owners:
                 self._first_owners.setdefault((*key, name), index)
         self._feature_sources.setdefault((segment.liv, segment.feature_group), index)
-        self.segments.append(segment)
-        self._taken.append(taken)
-        self._owners.append(owners)
 
     def choices(self, liv: int) -> Iterator[Segment]:
         """All segments that the next LIV can have, with groups numbered in order of appearance."""
@@ -108,22 +99,3 @@ class _Resolver:
         for feature_group, feature_strategy in [(features + 1, 1), *shared]:
             for group, strategy in [(featurizers + 1, 1), *((known, 2) for known in range(1, featurizers + 1))]:
                 yield Segment(liv, group, strategy, feature_group, feature_strategy)
-
-
-def _relabelled(genome: BackboneGenome) -> BackboneGenome:
-    """The same sharing with groups numbered in order of appearance. Only needed where a LIV has weights from two others
-    that no single group of the reduced genome holds, which takes a class with learned constants."""
-    segments = list(genome)
-    for group, strategy in (("featurizer_group", "featurizer_strategy"), ("feature_group", "feature_strategy")):
-        numbers: dict[tuple[int, int], int] = {}
-        used: dict[int, int] = {}
-        for index, segment in enumerate(segments):
-            key = (segment.liv, getattr(segment, group))
-            if key not in numbers or getattr(segment, strategy) == 1:
-                used[segment.liv] = used.get(segment.liv, 0) + 1
-                numbers.setdefault(key, used[segment.liv])
-                number, value = used[segment.liv], 1
-            else:
-                number, value = numbers[key], getattr(segment, strategy)
-            segments[index] = replace(segment, **{group: number, strategy: value})
-    return BackboneGenome(tuple(segments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from star.errors import StarError
-from star.genome import PRESETS
+from star.genome import BASELINES
 from star.synthesis import Candidate, Recipe, Run, Status
 
 
@@ -44,12 +44,12 @@ def comparison(run: Run) -> Comparison:
     """
     front = require_front(run)
     found = run.baselines
-    missing = [name for name in PRESETS if name not in found or found[name].status is Status.PENDING]
+    missing = [name for name in BASELINES if name not in found or found[name].status is Status.PENDING]
     if missing:
         raise StarError(
             f"the run {str(run.path)!r} lacks the baselines {', '.join(missing)}; `star compare` trains them"
         )
-    baselines = tuple(found[name] for name in PRESETS)
+    baselines = tuple(found[name] for name in BASELINES)
     return Comparison(run.recipe, front, baselines, tuple(judge(front, baseline, run.recipe) for baseline in baselines))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from star.genome import PRESETS, preset
+from star.genome import BASELINES, preset
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import GenerationStarted, Listener, nobody
 from star.synthesis.run import Run
@@ -32,7 +32,7 @@ def compare(
     with open_session(
         path, None, workers=workers, listener=listener or nobody, timeout=timeout, trial=trial
     ) as session:
-        for name in PRESETS:
+        for name in BASELINES:
             _require_listed(session, name)
         baselines, twins = session.store.candidates(generation=0), _twins(session)
         if not session.recipe.needs_training:
@@ -45,7 +45,7 @@ def compare(
         _adopt_twins(session)
         pending = [baseline for baseline in session.store.candidates(generation=0) if baseline.status is Status.PENDING]
         distinct = {baseline.digest: baseline for baseline in reversed(pending)}  # shallow presets can be the same
-        pools = {name: preset(name, session.recipe.model.depth)[1] for name in PRESETS}
+        pools = {name: preset(name, session.recipe.model.depth)[1] for name in BASELINES}
         session.train([*distinct.values()][::-1], pools)
         _adopt_twins(session)
     return Run.open(path)

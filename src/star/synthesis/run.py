@@ -7,7 +7,7 @@ from pathlib import Path
 
 from star.errors import StarError
 from star.evolution import hypervolume, non_dominated_ranks
-from star.genome import PRESETS, BackboneGenome, OptionPool, preset
+from star.genome import BASELINES, BackboneGenome, OptionPool, preset
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.lock import is_locked
 from star.synthesis.recipe import Recipe
@@ -93,7 +93,7 @@ class Run:
 
     def architecture(self, candidate: Candidate) -> tuple[BackboneGenome, OptionPool]:
         """The canonical genome of a candidate or baseline, and the pool that gives it its meaning."""
-        if candidate.name in PRESETS:
+        if candidate.name in BASELINES:
             return preset(candidate.name, self.recipe.model.depth)
         return BackboneGenome.parse(candidate.canonical), self.recipe.pool
 

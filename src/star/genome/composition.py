@@ -1,4 +1,4 @@
-"""How the LIVs of a backbone follow each other: in stages, of one LIV or of parallel paths, with residual connections."""
+"""How the LIVs of a backbone follow each other: in stages of one LIV or of parallel paths, with residual links."""
 
 from __future__ import annotations
 

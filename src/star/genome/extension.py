@@ -1,4 +1,4 @@
-"""The optional integers of a backbone segment: residual groups (paper A.7), path groups, routing; and variable depth."""
+"""The optional integers of a segment: residual groups (paper A.7), path groups, routing; and variable depth."""
 
 from __future__ import annotations
 

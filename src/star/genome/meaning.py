@@ -39,7 +39,7 @@ EQUATIONS: dict[TokenMixing, str] = {
     _S: "T_ij = z_i (C_i (Π_{i ≥ s > j} exp(Δ_s A)) Δ_j B_j + D δ_ij) for j ≤ i, applied to v channel by channel; "
     "where Δ, B and C are a fixed state space: T_ij = z_i (C (Π_{i ≥ s > j} (Ā + B̄ u_s)) B̄ + D δ_ij), applied to "
     "u = tanh(v)",
-    _R: "T_ij = g_i max(0, 1 - abs(i - s_i - j)) for j ≤ i, with shifts 0 ≤ s_i ≤ window, applied to v channel by channel",
+    _R: "T_ij = g_i max(0, 1 - abs(i - s_i - j)) for j ≤ i, 0 ≤ s_i ≤ window, applied to v channel by channel",
 }
 
 #: What the values of integer 5 of the operator genome mean.
@@ -197,7 +197,7 @@ GROUP_RULES: tuple[GroupRule, ...] = (
     ),
     GroupRule(
         "diagonal channel mixing of gate, up, Δ or s in an operator that mixes channels otherwise",
-        "gate and up then have hidden channels, and Δ and s one for each head; they need a map from the d channels of x",
+        "gate and up then have hidden channels, Δ and s one for each head; they need a map from the d channels of x",
         lambda operator, name, group: (
             group.from_input
             and group.channel_mixing is ChannelMixing.DIAGONAL

@@ -44,13 +44,13 @@ class LivClass:
             raise StarError(f"LIV class {self.name!r} has id {self.id} and window {self.window}; both start at 1.")
         if reasons := refusals(self.operator, self.featurizer):
             raise StarError(f"LIV class {self.name!r} (operator {self.operator}) has no meaning: {'; '.join(reasons)}.")
-        if odd := [name for name in self.state_spaces if self.groups[name].expansion % 2 and name != "delta"]:
-            if self.state_space is StateSpace.LIN:
-                raise StarError(
-                    f"LIV class {self.name!r} has a state size (expansion of {', '.join(odd)}) that is odd, but the "
-                    f"state space {self.state_space.value!r} has pairs of complex modes; use an even one, or "
-                    f"{StateSpace.REAL.value!r}."
-                )
+        odd = [name for name in self.state_spaces if self.groups[name].expansion % 2 and name != "delta"]
+        if odd and self.state_space is StateSpace.LIN:
+            raise StarError(
+                f"LIV class {self.name!r} has a state size (expansion of {', '.join(odd)}) that is odd, but the state "
+                f"space {self.state_space.value!r} has pairs of complex modes; use an even one, or "
+                f"{StateSpace.REAL.value!r}."
+            )
         unknown = {name for strategy in self.strategies for name in strategy} - set(self.group_names)
         if not self.strategies or self.strategies[0] or unknown or len(set(self.strategies)) < len(self.strategies):
             raise StarError(

@@ -1,4 +1,4 @@
-"""Well-known architectures as genomes plus pool, at any depth: the baselines of paper A.3, and the Deformer's stacks."""
+"""Known architectures as genomes plus pool, at any depth: the baselines of paper A.3, and stacks of Deformers."""
 
 from __future__ import annotations
 

@@ -124,8 +124,9 @@ class OperatorGenome:
 class FeatureGroup:
     """Seven integers that describe how one feature group is computed (paper A.6.3).
 
-    `expansion` is the ratio of the group's channels to the width (for what a state space is made from, B and C of a
-    semi-separable LIV or a kernel K with token mixing 4: the state size N); `repeat` is how often the computed channels are replicated (grouped-query attention: query heads per key head).
+    `expansion` is the ratio of the group's channels to the width; for what a state space is made from (B and C of a
+    semi-separable LIV, a kernel K with token mixing 4) it is the state size N. `repeat` is how often the computed
+    channels are replicated (grouped-query attention: query heads per key head).
     """
 
     parametrization: Parametrization

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.pool import OptionPool
 
-
 #: Of one LIV: group → LIV whose tensor is used, group → LIV that owns the weights.
 Row = tuple[dict[str, int], dict[str, int]]
 
@@ -27,7 +26,8 @@ class Wiring:
 
 
 def wiring(genome: BackboneGenome, pool: OptionPool) -> Wiring:
-    """Resolve all sharing of a valid genome (an identity shares nothing); weights belong to the first LIV of a sharing group that needs them."""
+    """Resolve all sharing of a valid genome: weights belong to the first LIV of a sharing group that needs them, and an
+    identity has none."""
     resolver = Resolver(pool)
     for segment in genome:
         resolver.add(segment)

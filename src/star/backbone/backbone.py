@@ -1,4 +1,4 @@
-"""A backbone: LIVs in pre-norm residuals, connected as its genome says (paper 2, 3.1)."""
+"""A backbone: stages of LIVs in pre-norm residuals, connected as its genome says (paper 2, 3.1, A.7)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from star.backbone.state import State
+from star.backbone.routing import ROUTERS, LiquidRouter
+from star.backbone.state import Slots, State
 from star.errors import StarError
-from star.genome import BackboneGenome, OptionPool, require_valid, wiring
+from star.genome import BackboneGenome, OptionPool, Stage, require_valid, stages, wiring
 from star.liv import LIV, Call, Sharing
 
 NORM_EPSILON = 1e-5
@@ -18,7 +19,11 @@ MAX_LENGTH = 1 << 30
 
 
 class Backbone(nn.Module):
-    """y^m = T(norm(y^{m-1})) norm(y^{m-1}) + y^{m-1} for each LIV in turn. [B, ℓ, d] → [B, ℓ, d].
+    """y^n = u + Σ_p w_p T_p(norm(u)) norm(u) for each stage in turn, with u = y^{n-1}, plus the output of an earlier
+    stage where a residual group says so (A.7), over the parallel paths p of the stage. [B, ℓ, d] → [B, ℓ, d].
+
+    `genome` is the given one without identities. `top1`: in evaluation, a liquid router lets only its favourite path
+    speak for each token, and work for the others is skipped as far as their states allow.
 
     Raises `StarError` for a genome that is invalid over the pool, or a width that its LIVs cannot have.
     """
@@ -30,7 +35,10 @@ class Backbone(nn.Module):
             raise StarError(f"width {width} is no multiple of 8 from 8 to {MAX_WIDTH}; use 64, 128, 256 and so on.")
         if not 1 <= length <= MAX_LENGTH:
             raise StarError(f"length {length} is not from 1 to {MAX_LENGTH}; give the tokens that sequences have.")
+        genome = genome.without_identities()
         self.genome, self.pool, self.width, self.length = genome, pool, width, length
+        self.stages = stages(genome)
+        self.top1 = False
         wires = wiring(genome, pool)
         livs: list[LIV] = []
         for index, segment in enumerate(genome):
@@ -46,10 +54,20 @@ class Backbone(nn.Module):
             given = frozenset(name for taken in wires.taken for name, source in taken.items() if source == index)
             livs.append(LIV(row, width, length, Sharing(index, wires.taken[index], given, modules)))
             livs[-1].scale_output(1 / sqrt(genome.depth))
-        self.norms = nn.ModuleList(
-            nn.RMSNorm(width, eps=NORM_EPSILON) if liv.operators[0].reads_input else nn.Identity() for liv in livs
-        )
+        self.norms = nn.ModuleList(self._norm([livs[index] for index in stage.livs]) for stage in self.stages)
         self.livs = nn.ModuleList(livs)
+        self.routers = nn.ModuleDict(
+            {
+                str(number): ROUTERS[stage.routing](width, len(stage.livs))
+                for number, stage in enumerate(self.stages)
+                if stage.routing in ROUTERS
+            }
+        )
+        self._sources = frozenset(stage.source for stage in self.stages)
+
+    def _norm(self, livs: list[LIV]) -> nn.Module:
+        reads = any(operator.reads_input for liv in livs for operator in liv.operators[:1])
+        return nn.RMSNorm(self.width, eps=NORM_EPSILON) if reads else nn.Identity()
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
         """An empty decoding state; dtype defaults to the weights', recurrent states are float32 or better."""
@@ -59,17 +77,27 @@ class Backbone(nn.Module):
                 f"and tokens at most {MAX_LENGTH}."
             )
         weight = next(self.parameters())
-        slots = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
-        return State.allocate(slots, batch_size, max_length, dtype or weight.dtype, weight.device)
+        return State.allocate(self.slots(max_length), batch_size, max_length, dtype or weight.dtype, weight.device)
+
+    def slots(self, max_length: int) -> Slots:
+        """What a state for one sequence of up to `max_length` tokens holds."""
+        livs = [liv.slots(max_length) for liv in self.livs]  # type: ignore[operator]
+        return Slots(livs, {number: router.slots() for number, router in self.routers.items()})  # type: ignore[operator]
 
     def materialize(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The same as `forward` for the start of sequences x [B, ℓ, d], by way of every T written out; also returns
         these, one [B, heads or channels, ℓ, ℓ] for each LIV. For tests and pictures: memory grows with ℓ²."""
         call, matrices = Call(), []
-        for norm, liv in zip(self.norms, self.livs, strict=True):
-            matrix, y = liv.materialized(norm(x), call)  # type: ignore[operator]
-            matrices.append(matrix)
-            x = x + y
+        outputs: dict[int, Tensor] = {}
+        for number, stage in enumerate(self.stages):
+            u = x if stage.source is None else x + outputs[stage.source]
+            inputs = self.norms[number](u)
+            written = [self.livs[index].materialized(inputs, call) for index in stage.livs]  # type: ignore[operator]
+            matrices += [matrix for matrix, _ in written]
+            weights = self._weights(number, inputs, None)
+            x = u + _combined([y for _, y in written], weights)
+            if number in self._sources:
+                outputs[number] = x
         return x, matrices
 
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
@@ -84,11 +112,49 @@ class Backbone(nn.Module):
         else:
             call = Call(0, None if mask is None or bool(mask.all()) else mask)
         real = None if call.valid is None else call.valid[:, call.position :, None]
-        for index, (norm, liv) in enumerate(zip(self.norms, self.livs, strict=True)):
-            inputs = norm(x)
+        outputs: dict[int, Tensor] = {}
+        for number, stage in enumerate(self.stages):
+            u = x if stage.source is None else x + outputs[stage.source]
+            inputs = self.norms[number](u)
             if real is not None:
                 inputs = inputs * real  # without biases, padding then leaves every state empty
-            x = x + liv(inputs, call, None if state is None else state.livs[index])
+            x = u + self._stage(number, stage, inputs, call, state)
+            if number in self._sources:
+                outputs[number] = x
         if state is not None:
             state.position += length
         return x
+
+    def _stage(self, number: int, stage: Stage, inputs: Tensor, call: Call, state: State | None) -> Tensor:
+        """What the LIVs of a stage add to the stream: [B, ℓ, d]."""
+        weights = self._weights(number, inputs, None if state is None else state.routers.get(str(number)))
+        needed = (
+            [None] * len(stage.livs) if weights is None or not self._one_path(number) else list(weights[..., 0] > 0)
+        )
+        return _combined(
+            [
+                self.livs[index](inputs, call, None if state is None else state.livs[index], tokens)
+                for index, tokens in zip(stage.livs, needed, strict=True)
+            ],
+            weights,
+        )
+
+    def _one_path(self, number: int) -> bool:
+        return self.top1 and not self.training and isinstance(self.routers[str(number)], LiquidRouter)
+
+    def _weights(self, number: int, inputs: Tensor, state: dict[str, Tensor] | None) -> Tensor | None:
+        """The weights of a stage's paths, [paths, 1 or B, 1 or ℓ, 1 or d]; None where they are only added."""
+        if str(number) not in self.routers:
+            return None
+        weights: Tensor = self.routers[str(number)](inputs, state)
+        if self._one_path(number):
+            best = weights.argmax(0, keepdim=True)
+            weights = torch.zeros_like(weights).scatter(0, best, 1.0)
+        return weights
+
+
+def _combined(outputs: list[Tensor], weights: Tensor | None) -> Tensor:
+    total = outputs[0] if weights is None else weights[0] * outputs[0]
+    for path, output in enumerate(outputs[1:], start=1):
+        total = total + (output if weights is None else weights[path] * output)
+    return total

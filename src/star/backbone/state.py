@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +12,31 @@ from star.errors import StarError
 from star.liv import OperatorState, Slot
 
 
+@dataclass(frozen=True)
+class Slots:
+    """livs[i][branch] describe what LIV i keeps, routers[stage] what the router of that stage does."""
+
+    livs: list[list[list[Slot]]]
+    routers: dict[str, list[Slot]]
+
+    def units(self) -> Iterator[tuple[str, list[Slot]]]:
+        """All of them, each with a name for messages."""
+        for index, branches in enumerate(self.livs):
+            yield from ((f"LIV {index}", branch) for branch in branches)
+        yield from ((f"the router of stage {number}", slots) for number, slots in self.routers.items())
+
+
 @dataclass
 class State:
     """Everything a backbone keeps of a batch of sequences, allocated once for `max_length` tokens.
 
-    slots[i][branch] describe, livs[i][branch] hold the tensors of LIV i. position: tokens seen so far. valid:
+    `slots` describe, livs[i][branch] and routers[stage] hold the tensors. position: tokens seen so far. valid:
     [batch, max_length] bool, False at left padding; None where no sequence is padded.
     """
 
-    slots: list[list[list[Slot]]]
+    slots: Slots
     livs: list[list[OperatorState]]
+    routers: dict[str, OperatorState]
     batch_size: int
     max_length: int
     device: torch.device
@@ -29,19 +45,21 @@ class State:
 
     @classmethod
     def allocate(
-        cls, slots: list[list[list[Slot]]], batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device
+        cls, slots: Slots, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device
     ) -> State:
         """The empty past."""
-        livs = [
-            [{slot.name: slot.allocate(batch_size, dtype, device) for slot in branch} for branch in liv]
-            for liv in slots
-        ]
-        return cls(slots, livs, batch_size, max_length, device)
+
+        def empty(held: list[Slot]) -> OperatorState:
+            return {slot.name: slot.allocate(batch_size, dtype, device) for slot in held}
+
+        livs = [[empty(branch) for branch in branches] for branches in slots.livs]
+        routers = {number: empty(held) for number, held in slots.routers.items()}
+        return cls(slots, livs, routers, batch_size, max_length, device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors that depend on the sequences (a few bytes of positions apart)."""
-        return sum(tensor.nbytes for _, _, tensor in self._tensors())
+        return sum(held[slot.name].nbytes for slots, held in self._units() for slot in slots)
 
     def fork(self) -> State:
         """An independent copy, for beams."""
@@ -55,11 +73,11 @@ class State:
         """Take back all tokens but the first `length`. Raises `StarError` where a LIV keeps no record by position."""
         if not 0 <= length <= self.position:
             raise StarError(f"the state holds {self.position} tokens and cannot be trimmed to {length}.")
-        for index, branches in enumerate(self.slots):
-            fixed = [slot.name for branch in branches for slot in branch if not slot.positional]
+        for name, slots in self.slots.units():
+            fixed = [slot.name for slot in slots if not slot.positional]
             if fixed and length < self.position:
                 raise StarError(
-                    f"LIV {index} keeps {', '.join(fixed)} for all tokens together, so none can be taken back; "
+                    f"{name} keeps {', '.join(fixed)} for all tokens together, so none can be taken back; "
                     f"fork the state before the tokens that may have to go."
                 )
         self.position = length
@@ -89,22 +107,19 @@ class State:
             self.valid = valid
         return None if self.valid is None else self.valid[:, :end]
 
-    def _tensors(self) -> list[tuple[OperatorState, str, Tensor]]:
-        return [
-            (held, slot.name, held[slot.name])
-            for branches, states in zip(self.slots, self.livs, strict=True)
-            for slots, held in zip(branches, states, strict=True)
-            for slot in slots
-        ]
+    def _units(self) -> Iterator[tuple[list[Slot], OperatorState]]:
+        held = [*(branch for branches in self.livs for branch in branches), *self.routers.values()]
+        return zip((slots for _, slots in self.slots.units()), held, strict=True)
 
-    def _mapped(self, function, batch_size: int) -> State:  # type: ignore[no-untyped-def]
-        names = [[{slot.name for slot in slots} for slots in branches] for branches in self.slots]
+    def _mapped(self, function: Callable[[Tensor], Tensor], batch_size: int) -> State:
+        def mapped(slots: list[Slot], held: OperatorState) -> OperatorState:
+            own = {slot.name for slot in slots}
+            return {name: function(tensor) if name in own else tensor for name, tensor in held.items()}
+
         livs = [
-            [
-                {name: function(tensor) if name in own else tensor for name, tensor in held.items()}
-                for own, held in zip(owned, states, strict=True)
-            ]
-            for owned, states in zip(names, self.livs, strict=True)
+            [mapped(slots, held) for slots, held in zip(described, branches, strict=True)]
+            for described, branches in zip(self.slots.livs, self.livs, strict=True)
         ]
+        routers = {number: mapped(self.slots.routers[number], held) for number, held in self.routers.items()}
         valid = None if self.valid is None else function(self.valid)
-        return State(self.slots, livs, batch_size, self.max_length, self.device, self.position, valid)
+        return State(self.slots, livs, routers, batch_size, self.max_length, self.device, self.position, valid)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
 
 import torch
 from torch import Tensor, nn
 
-from star.genome import ChannelMixing, FeatureGroup, LivClass, Parametrization, TokenMixing
+from star.genome import ChannelMixing, FeatureGroup, LivClass, Parametrization, StateSpace, TokenMixing
 from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels.convolution import short_convolution
 from star.liv.maps import Factored, activate, channel_map, undecayed
+from star.liv.shift import NEAREST, Shift, resampled, spread
 from star.liv.sizes import SHORT_TAPS, group_channels, head_size, inner_width, step_rank
 from star.liv.state import OperatorState, Slot, slide
+from star.liv.state_space import STEP_RANGE, Drive, Readout, StateSpaceKernel, StepSize
 
-STEP_RANGE = (1e-3, 0.1)  # Δ at initialisation is log-uniform in this range (Gu & Dao 2023)
-
-
-def fresh_steps(like: Tensor) -> Tensor:
-    """Inverse softplus of step sizes that are log-uniform in `STEP_RANGE`."""
-    low, high = (log(bound) for bound in STEP_RANGE)
-    step = torch.exp(torch.rand_like(like) * (high - low) + low)
-    return step + torch.log(-torch.expm1(-step))
+Range = tuple[float, float]
 
 
 class ProjectedGroup(nn.Module):
-    """A feature group computed from the input: channel mixing, short depthwise convolution, nonlinearity, repetition.
+    """A feature group computed from the input: channel mixing, short depthwise convolution or resampling, nonlinearity,
+    repetition.
 
     [B, ℓ, inputs] → [B, ℓ, outputs · repeat]. With diagonal channel mixing and a convolution the convolution's taps are
-    the channel weights, so there is no other parameter. `step_size` adds the bias of raw Δ, whose softplus starts
-    log-uniform in `STEP_RANGE`.
+    the channel weights, so there is no other parameter. `softplus_range` adds a bias, for a raw Δ or shift, whose
+    softplus starts log-uniform in that range.
     """
 
     def __init__(
@@ -40,33 +35,43 @@ class ProjectedGroup(nn.Module):
         outputs: int,
         *,
         convolve: bool,
+        shift: Shift | None,
         repeat: int,
-        step_size: bool,
+        softplus_range: Range | None,
     ) -> None:
         super().__init__()
         self.nonlinearity = group.nonlinearity
         self.outputs, self.repeat = outputs, repeat
+        self.softplus_range = softplus_range
         self.project = project
         self.taps = nn.Parameter(torch.empty(outputs, SHORT_TAPS)) if convolve else None
-        self.bias = undecayed(nn.Parameter(torch.empty(outputs))) if step_size else None
+        self.shift = shift
+        self.bias = undecayed(nn.Parameter(torch.empty(outputs))) if softplus_range else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         if self.taps is not None:
             bound = SHORT_TAPS**-0.5
             nn.init.uniform_(self.taps, -bound, bound)
-        if self.bias is not None:
+        if self.bias is not None and self.softplus_range is not None:
             with torch.no_grad():
-                self.bias.copy_(fresh_steps(self.bias))
+                self.bias.copy_(spread(self.bias, *self.softplus_range))
 
-    def slots(self) -> list[Slot]:
-        return [] if self.taps is None else [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
+    def slots(self, max_length: int) -> list[Slot]:
+        """The inputs that the convolution or the shifts may still read."""
+        if self.taps is not None:
+            return [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
+        return [Slot("tail", (min(self.shift.window, max_length), self.outputs))] if self.shift is not None else []
 
     def forward(self, x: Tensor, state: OperatorState | None, name: str) -> Tensor:
+        shift = None if self.shift is None else self.shift(x)
         if self.project is not None:
             x = self.project(x)
         if self.taps is not None:
             x = short_convolution(x, self.taps, None if state is None else slide(state, name, x))
+        if self.shift is not None and shift is not None:
+            known = x if state is None else torch.cat([slide(state, name, x).to(x.dtype), x], dim=1)
+            x = resampled(known, x.shape[1], shift, self.shift.window)
         if self.bias is not None:
             x = x.to(torch.promote_types(x.dtype, torch.float32)) + self.bias  # decays are exponentials of this sum
         x = activate(x, self.nonlinearity)
@@ -76,16 +81,16 @@ class ProjectedGroup(nn.Module):
 class Constant(nn.Module):
     """A learned feature group that is the same for every input and position: [channels]."""
 
-    def __init__(self, channels: int, *, step_size: bool) -> None:
+    def __init__(self, channels: int, softplus_range: Range | None) -> None:
         super().__init__()
-        self.step_size = step_size
+        self.softplus_range = softplus_range
         self.value = undecayed(nn.Parameter(torch.empty(channels)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Ones; for raw Δ the inverse softplus of step sizes, as in `ProjectedGroup`."""
+        """Ones; for a raw Δ or shift as the bias of a `ProjectedGroup`."""
         with torch.no_grad():
-            self.value.copy_(fresh_steps(self.value) if self.step_size else torch.ones_like(self.value))
+            self.value.copy_(spread(self.value, *self.softplus_range) if self.softplus_range else torch.tensor(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value.to(x.dtype).expand(*x.shape[:2], -1)
@@ -110,20 +115,33 @@ class Featurizer(nn.Module):
             {name: module or _build(row, name, width, length) for name, module in computed.items()}
         )
 
-    def slots(self) -> list[Slot]:
-        """The tails of the short convolutions, as ``NAME.tail``."""
+    def slots(self, max_length: int) -> list[Slot]:
+        """What short convolutions and resampled groups keep, as ``NAME.tail``."""
         return [
             Slot(f"{name}.tail", slot.shape)
             for name, group in self.groups.items()
             if isinstance(group, ProjectedGroup)
-            for slot in group.slots()
+            for slot in group.slots(max_length)
         ]
 
-    def forward(self, x: Tensor, state: OperatorState | None, taken: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Own groups but the kernel, which the mixer asks for with the length that it needs. `taken`: groups from
-        another LIV."""
+    def needed_for(self, names: frozenset[str]) -> frozenset[str]:
+        """`names`, the groups that keep a state, and v where one of these reads it."""
+        kept = {name for name, group in self.groups.items() if isinstance(group, ProjectedGroup) and group.slots(1)}
+        return names | kept | ({"v"} if (names | kept) & self.reads_v else set())
+
+    def forward(
+        self,
+        x: Tensor,
+        state: OperatorState | None,
+        taken: Mapping[str, Tensor],
+        only: frozenset[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Own groups (`only` these, where given) but those of a fixed state space, which the mixer asks for itself, for
+        it knows lengths. `taken`: groups from another LIV."""
         features: dict[str, Tensor] = {}
         for name, group in self.groups.items():
+            if only is not None and name not in only:
+                continue
             if isinstance(group, ProjectedGroup):
                 source = x
                 if name in self.reads_v:
@@ -149,13 +167,19 @@ def _reads_v(row: LivClass, name: str) -> bool:
 def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
     group = row.groups[name]
     outputs = group_channels(row, name, width)
-    step_size = row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and name == "delta"
+    if group.state_space:
+        return _state_space(row, name, outputs)
     if name == "K":
         implicit = group.parametrization is Parametrization.IMPLICIT
         return ImplicitKernel(outputs, length) if implicit else ExplicitKernel(outputs)
+    step_size = row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and name == "delta"
+    softplus_range = STEP_RANGE if step_size else None
+    if row.operator.token_mixing is TokenMixing.RESAMPLING and name == "s":
+        softplus_range = (NEAREST, max(1.0, float(row.window)))
     if not group.from_input:
-        return Constant(outputs, step_size=step_size)
+        return Constant(outputs, softplus_range)
     mixing = group.channel_mixing
+    blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
     inputs = inner_width(row, width) if _reads_v(row, name) else width
     convolve = group.token_mixing is TokenMixing.SCALED_TOEPLITZ and not _reads_v(row, name)
     project: nn.Module | None
@@ -164,8 +188,26 @@ def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
     elif convolve and mixing is ChannelMixing.DIAGONAL:
         project = None
     else:
-        blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
         project = channel_map(mixing, inputs, outputs, blocks)
+    shift = None
+    if group.token_mixing is TokenMixing.RESAMPLING:
+        shift = Shift(channel_map(mixing, inputs, outputs, blocks), outputs, row.window)
     # Attention repeats its key and value heads itself, without storing them more than once.
     repeat = 1 if row.operator.token_mixing is TokenMixing.LOW_RANK else group.repeat
-    return ProjectedGroup(group, project, outputs, convolve=convolve, repeat=repeat, step_size=step_size)
+    return ProjectedGroup(
+        group, project, outputs, convolve=convolve, shift=shift, repeat=repeat, softplus_range=softplus_range
+    )
+
+
+def _state_space(row: LivClass, name: str, channels: int) -> nn.Module:
+    """K of a Toeplitz operator, or Δ, B or C of a liquid one."""
+    size = row.groups[name].expansion
+    match name:
+        case "K":
+            return StateSpaceKernel(row.state_space, channels, size)
+        case "delta":
+            return StepSize(channels)
+        case "B":
+            return Drive(channels, size)
+        case _:
+            return Readout(channels, size, paired=row.state_space is StateSpace.LIN)

@@ -39,6 +39,8 @@ class LowRankMixer(nn.Module):
         self.value_size = width // self.heads * row.groups["v"].expansion
         self.channels = self.heads * self.value_size
 
+    remembered = frozenset({"k", "v"})
+
     @property
     def recurrent(self) -> bool:
         """Whether the past is kept as a running sum instead of as keys and values."""
@@ -103,6 +105,12 @@ class LowRankMixer(nn.Module):
         else:
             y = self._whole(q, k, v, call)
         return y.transpose(1, 2).flatten(-2)
+
+    def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
+        """Keys and values are kept by `prepare` already; a running sum is not."""
+        if self.recurrent:
+            k, v = (features[name].to(state["kv"].dtype).transpose(1, 2) for name in ("k", "v"))
+            replace(state, "kv", state["kv"] + k.transpose(-1, -2) @ v)
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
         """Every query sees all real tokens up to itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd, sqrt
+from math import gcd, isqrt, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ def undecayed(parameter: nn.Parameter) -> nn.Parameter:
     """Mark a decay, step-size or scale parameter: weight decay would pull it to a meaningless zero."""
     parameter.no_weight_decay = True  # type: ignore[attr-defined]
     return parameter
+
+
+def of_state_space(parameter: nn.Parameter) -> nn.Parameter:
+    """Mark a parameter that sets the time scales of a fixed state space (A, B, Δ): no weight decay, and a learning rate
+    of its own (Gu et al. 2022)."""
+    parameter.of_state_space = True  # type: ignore[attr-defined]
+    return undecayed(parameter)
 
 
 class Dense(nn.Module):
@@ -76,15 +83,49 @@ class Diagonal(nn.Module):
         return (x * self.weight).unflatten(-1, (-1, self.outputs)).sum(-2)
 
 
+class Monarch(nn.Module):
+    """y = L P R x: two block-diagonal factors with a fixed permutation between (Dao et al. 2022), for any width.
+
+    R has k blocks of the inputs, each with q outputs; P hands output c of every block of R to block c of L, which has
+    outputs/q of y. So every output sees every input on one path, with q·inputs + k·outputs weights: 2 d^1.5 for a
+    square map, where k = q = √d. k and q are the divisors of inputs and outputs nearest to their roots. The product
+    starts with the variance of `Dense`, 1/(3 inputs).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        k, q = _root_divisor(inputs), _root_divisor(outputs)
+        self.right = nn.Parameter(torch.empty(k, inputs // k, q))
+        self.weight = nn.Parameter(torch.empty(q, k, outputs // q))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.right, std=self.right.shape[1] ** -0.5)
+        nn.init.normal_(self.weight, std=(3 * self.weight.shape[1]) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = x.reshape(-1, *self.right.shape[:2]).transpose(0, 1)  # ... (k i) -> k n i
+        mixed = torch.bmm(blocks, self.right).permute(2, 1, 0)  # k n q -> q n k
+        y = torch.bmm(mixed, self.weight).transpose(0, 1)  # q n o -> n q o
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def _root_divisor(count: int) -> int:
+    """The divisor nearest to the square root (of two, the smaller one)."""
+    return next(divisor for divisor in range(isqrt(count), 0, -1) if count % divisor == 0)
+
+
 def channel_map(mixing: ChannelMixing, inputs: int, outputs: int, blocks: int) -> nn.Module:
     """The linear map with a channel-mixing structure."""
     match mixing:
-        case ChannelMixing.DENSE:
-            return Dense(inputs, outputs)
         case ChannelMixing.GROUPED:
             return Grouped(inputs, outputs, blocks)
         case ChannelMixing.DIAGONAL:
             return Diagonal(inputs, outputs)
+        case ChannelMixing.MONARCH:
+            return Monarch(inputs, outputs)
+        case _:
+            return Dense(inputs, outputs)
 
 
 class Factored(nn.Module):

@@ -20,6 +20,7 @@ class Mixer(Protocol):
     """Applies T to the content of a LIV, given the feature groups that define T."""
 
     channels: int  # of the output
+    remembered: frozenset[str]  # the groups that the state is made from
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
         """State for one sequence; what belongs to `taken` groups is kept by the LIV that they come from."""
@@ -43,6 +44,10 @@ class Mixer(Protocol):
         """x: [B, ℓ, d] and all groups → [B, ℓ, channels]; advances the state."""
         ...
 
+    def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
+        """Advance the state as a call would, for tokens whose output nobody reads; needs the `remembered` groups."""
+        ...
+
 
 class DiagonalMixer(nn.Module):
     """T_ii = σ(gate_i), T_ij = 0 elsewhere: y = σ(gate) ⊙ up. With swish: SwiGLU (Shazeer 2020)."""
@@ -51,6 +56,8 @@ class DiagonalMixer(nn.Module):
         super().__init__()
         self.nonlinearity = row.operator.nonlinearity
         self.channels = hidden_size(row, width)
+
+    remembered: frozenset[str] = frozenset()
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
         return []
@@ -68,3 +75,6 @@ class DiagonalMixer(nn.Module):
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         return activate(features["gate"], self.nonlinearity) * features["up"]
+
+    def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
+        """There is no state."""

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, TokenMixing
 from star.liv.featurizer import Featurizer
+from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
 from star.liv.maps import channel_map
 from star.liv.mixer import DiagonalMixer, Mixer
+from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.sizes import head_size
 from star.liv.state import Call, OperatorState, Slot
@@ -24,7 +26,15 @@ MIXERS: dict[TokenMixing, Callable[[LivClass, int], nn.Module]] = {
     TokenMixing.LOW_RANK: LowRankMixer,
     TokenMixing.SCALED_TOEPLITZ: ToeplitzMixer,
     TokenMixing.SEMI_SEPARABLE: SemiSeparableMixer,
+    TokenMixing.RESAMPLING: ResamplingMixer,
 }
+
+
+def mixer_of(row: LivClass, width: int) -> nn.Module:
+    """The module that applies T: one for each token mixing, and one for recurrences from a fixed state space."""
+    if row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and row.state_spaces:
+        return LiquidMixer(row, width)
+    return MIXERS[row.operator.token_mixing](row, width)
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,11 @@ class Operator(nn.Module):
         shared = sharing.modules[branch]
         computed = {name: shared.get(name) for name in row.group_names if name not in sharing.taken}
         self.featurizer = Featurizer(row, width, length, computed)
-        self.mixer = MIXERS[row.operator.token_mixing](row, width)
-        # The memoryless unit's channel mixing is its output map; the others end in a dense one (design of A.6.2).
-        mixing = row.operator.channel_mixing if row.memoryless else ChannelMixing.DENSE
+        self.mixer = mixer_of(row, width)
+        # The memoryless unit's channel mixing is its output map; the others end in a dense one (design of A.6.2), or in
+        # a Monarch matrix where that is their channel mixing.
+        monarch = row.operator.channel_mixing is ChannelMixing.MONARCH
+        mixing = row.operator.channel_mixing if row.memoryless or monarch else ChannelMixing.DENSE
         blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
         self.output = channel_map(mixing, self._mixer.channels, width, blocks)
 
@@ -64,22 +76,53 @@ class Operator(nn.Module):
 
     def slots(self, max_length: int) -> list[Slot]:
         """The state for one sequence of up to `max_length` tokens."""
-        return self.featurizer.slots() + self._mixer.slots(max_length, frozenset(self.sharing.taken))
+        return self.featurizer.slots(max_length) + self._mixer.slots(max_length, frozenset(self.sharing.taken))
 
-    def features(self, x: Tensor, call: Call, state: OperatorState | None) -> dict[str, Tensor]:
-        """All feature groups, computed or taken; those that later LIVs take are published in the call."""
+    def features(
+        self, x: Tensor, call: Call, state: OperatorState | None, only: frozenset[str] | None = None
+    ) -> dict[str, Tensor]:
+        """All feature groups (`only` these of its own, where given), computed or taken; those that later LIVs take are
+        published in the call."""
         taken = {}
         for name, source in self.sharing.taken.items():
             if (source, self.branch, name) not in call.published:
                 raise StarError(f"LIV {self.sharing.index} takes {name} from LIV {source}; run it within its backbone.")
             taken[name] = call.published[source, self.branch, name]
-        own = self._mixer.prepare(self.featurizer(x, state, taken), call, state)
+        own = self._mixer.prepare(self.featurizer(x, state, taken, only), call, state)
         for name in self.sharing.given & own.keys():
             call.published[self.sharing.index, self.branch, name] = own[name]
         return own | taken
 
-    def forward(self, x: Tensor, call: Call, state: OperatorState | None) -> Tensor:
-        return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
+    def forward(self, x: Tensor, call: Call, state: OperatorState | None, needed: Tensor | None = None) -> Tensor:
+        """`needed` [B, ℓ] bool: the tokens whose output is read, all by default; 0 comes out for the others, and work
+        for them is skipped as far as the state allows."""
+        if needed is None:
+            return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
+        output = torch.zeros_like(x)
+        if not bool(needed.any()):
+            self.advance(x, call, state)
+        elif isinstance(self.mixer, DiagonalMixer) and not self.sharing.taken and not self.keeps:
+            alone = x[needed].unsqueeze(0)  # tokens do not see each other
+            features = self.features(alone, call, None)
+            output[needed] = self.output(self.mixer(alone, features, self.featurizer, call, None))[0]
+        else:
+            mixed = self._mixer(x, self.features(x, call, state), self.featurizer, call, state)
+            output[needed] = self.output(mixed[needed])
+        return output
+
+    @property
+    def keeps(self) -> bool:
+        """Whether other tokens or LIVs may need what is computed for a token."""
+        return bool(self.sharing.given or self.slots(1))
+
+    def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
+        """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""
+        if not self.sharing.given and (state is None or not self.keeps):
+            return
+        needed = self.sharing.given if state is None else self.sharing.given | self._mixer.remembered
+        features = self.features(x, call, state, self.featurizer.needed_for(needed))
+        if state is not None:
+            self._mixer.advance(x, features, self.featurizer, call, state)
 
     def materialize(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """T(x) [B, heads or channels, ℓ, ℓ], and what it is applied to, [B, ℓ, channels], before the output map."""
@@ -135,11 +178,18 @@ class LIV(nn.Module):
         first, *second = (operator.apply_matrix(*pair) for operator, pair in zip(self.operators, written, strict=True))
         return torch.cat([matrix for matrix, _ in written], dim=1), first - second[0] if second else first
 
-    def forward(self, x: Tensor, call: Call | None = None, state: list[OperatorState] | None = None) -> Tensor:
-        """x: [B, ℓ, d] → [B, ℓ, d]; a state is advanced by ℓ tokens."""
+    def forward(
+        self,
+        x: Tensor,
+        call: Call | None = None,
+        state: list[OperatorState] | None = None,
+        needed: Tensor | None = None,
+    ) -> Tensor:
+        """x: [B, ℓ, d] → [B, ℓ, d]; a state is advanced by ℓ tokens. `needed`: [B, ℓ] bool, the tokens whose output is
+        read (the others get 0), or None for all."""
         call = call or Call()
         first, *second = (
-            operator(x, call, None if state is None else state[branch])
+            operator(x, call, None if state is None else state[branch], needed)
             for branch, operator in enumerate(self.operators)
         )
         return first - second[0] if second else first

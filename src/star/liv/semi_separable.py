@@ -31,6 +31,8 @@ class SemiSeparableMixer(nn.Module):
         self.D = undecayed(nn.Parameter(torch.empty(self.channels)))
         self.reset_parameters()
 
+    remembered = frozenset({"v", "delta", "B"})
+
     def reset_parameters(self) -> None:
         with torch.no_grad():
             ramp = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.A_log.device)
@@ -78,6 +80,13 @@ class SemiSeparableMixer(nn.Module):
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         v = features["v"]
+        y = self._scanned(v, features, features["C"], call, state)
+        return (y + self.D * v).to(v.dtype) * features["z"]
+
+    def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
+        self._scanned(features["v"], features, torch.zeros_like(features["B"]), call, state)
+
+    def _scanned(self, v: Tensor, features: Features, c: Tensor, call: Call, state: OperatorState | None) -> Tensor:
         delta, decay = self._steps(features, torch.promote_types(v.dtype, torch.float32))
         h = (
             v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=delta.dtype)
@@ -87,7 +96,7 @@ class SemiSeparableMixer(nn.Module):
         keep = None
         if self.window is not None:
             keep = call.within_block(self.window, v.shape[1], v.shape[1], v.device) != 0
-        y, h = selective_scan(v, delta, decay, features["B"], features["C"], h, keep)
+        y, h = selective_scan(v, delta, decay, features["B"], c, h, keep)
         if state is not None:
             replace(state, "h", h)
-        return (y + self.D * v).to(v.dtype) * features["z"]
+        return y

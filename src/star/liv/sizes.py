@@ -37,17 +37,17 @@ def inner_width(row: LivClass, width: int) -> int:
 
 
 def mixing_heads(row: LivClass, width: int) -> int:
-    """How many different token-mixing matrices T has: one for each channel (diagonal channel mixing), one for each
-    head (grouped), or one (dense)."""
+    """How many different token-mixing matrices T has: one for each channel (diagonal and Monarch channel mixing), one
+    for each head (grouped), or one (dense)."""
+    low_rank = row.operator.token_mixing is TokenMixing.LOW_RANK
     match row.operator.channel_mixing:
-        case ChannelMixing.DIAGONAL:
-            # The heads of a low-rank operator are split off the width; its groups may be wider (expansion).
-            return width if row.operator.token_mixing is TokenMixing.LOW_RANK else inner_width(row, width)
-        case ChannelMixing.GROUPED:
-            repeat = row.groups["k"].repeat if row.operator.token_mixing is TokenMixing.LOW_RANK else 1
-            return width // head_size(width, repeat)
         case ChannelMixing.DENSE:
             return 1
+        case ChannelMixing.GROUPED:
+            return width // head_size(width, row.groups["k"].repeat if low_rank else 1)
+        case _:
+            # The heads of a low-rank operator are split off the width; its groups may be wider (expansion).
+            return width if low_rank else inner_width(row, width)
 
 
 def hidden_size(row: LivClass, width: int) -> int:
@@ -73,9 +73,11 @@ def group_channels(row: LivClass, name: str, width: int) -> int:
         case TokenMixing.SCALED_TOEPLITZ:
             channels = mixing_heads(row, width) if name == "K" else width
         case TokenMixing.SEMI_SEPARABLE:
-            if name in ("B", "C"):
+            if name in ("B", "C") and not group.state_space:
                 return group.expansion
-            channels = mixing_heads(row, width) if name == "delta" else inner_width(row, width)
+            channels = mixing_heads(row, width) if name in ("delta", "B", "C") else inner_width(row, width)
+        case TokenMixing.RESAMPLING:
+            channels = mixing_heads(row, width) if name == "s" else inner_width(row, width)
     return _divided(row, name, channels)
 
 

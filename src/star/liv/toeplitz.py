@@ -1,4 +1,4 @@
-"""Scaled Toeplitz token mixing: gated convolutions (A.6.2, classes GConv-1 and GConv-2)."""
+"""Scaled Toeplitz token mixing: gated convolutions (A.6.2, GConv-1 and GConv-2) and state spaces (S4-1, S4-Monarch)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from star.genome import LivClass, Parametrization, Sparsity
+from star.liv.cache import WeightCache
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.convolution import long_convolution, short_convolution
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import SHORT_TAPS, mixing_heads
-from star.liv.state import Call, OperatorState, Slot, append, slide
+from star.liv.state import Call, OperatorState, Slot, append, replace, slide
+from star.liv.state_space import StateSpaceKernel, absorb, advance, respond, restored, stored
 
 
 class ToeplitzMixer(nn.Module):
     """T_ij = C_i K_{i-j} B_j for j ≤ i, channel by channel: y = C ⊙ (K * (B ⊙ x)).
 
     An explicit K has three taps; an implicit one is as long as the context (banded: the window) and is applied by FFT,
-    token by token as a dot product with the stored u = B ⊙ x.
+    token by token as a dot product with the stored u = B ⊙ x, or, where K is a fixed state space, as a recurrence.
     """
 
     def __init__(self, row: LivClass, width: int) -> None:
@@ -30,7 +32,11 @@ class ToeplitzMixer(nn.Module):
         self.nonlinearity = row.groups["K"].nonlinearity
         self.sparsity = row.operator.sparsity
         self.window = row.window
-        self._decoding: tuple[object, Tensor] | None = None
+        self.recurrent = row.groups["K"].state_space and self.sparsity is Sparsity.NONE
+        self.state_size = row.groups["K"].expansion
+        self._decoding: WeightCache[Tensor] = WeightCache()
+
+    remembered = frozenset({"B"})
 
     @property
     def reach(self) -> int | None:
@@ -40,6 +46,8 @@ class ToeplitzMixer(nn.Module):
         return None if self.sparsity is Sparsity.NONE else self.window
 
     def slots(self, max_length: int, taken: frozenset[str]) -> list[Slot]:
+        if self.recurrent:
+            return [Slot("h", (self.channels, self.state_size), accumulated=True)]
         if self.reach is None:  # time last: decoding is a dot product over it
             return [Slot("u", (self.channels, max_length), positional=True)]
         length = min(self.reach - 1, max_length)
@@ -67,7 +75,9 @@ class ToeplitzMixer(nn.Module):
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         u = features["B"] * x
-        if self.reach is None:
+        if self.recurrent:
+            y = self._state_space(u, featurizer, state)
+        elif self.reach is None:
             y = self._long(u, featurizer, call, state)
         else:
             past = slide(state, "u", u) if state is not None and "u" in state else None
@@ -80,6 +90,37 @@ class ToeplitzMixer(nn.Module):
                 y = long_convolution(everything, self._kernel(featurizer, self.reach))[:, -u.shape[1] :]
         return features["C"] * y
 
+    def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
+        u = features["B"] * x
+        if self.recurrent:
+            self._absorb(u, featurizer, state)
+        elif self.reach is None:
+            append(state, "u", call.position, u.transpose(1, 2), dim=2)
+        elif "u" in state:
+            slide(state, "u", u)
+
+    def _state_space(self, u: Tensor, featurizer: Featurizer, state: OperatorState | None) -> Tensor:
+        """Without a past as a convolution, one token as a step of the recurrence, a chunk as both."""
+        if state is None:
+            return long_convolution(u, self._kernel(featurizer, u.shape[1]))
+        kernel: StateSpaceKernel = featurizer.groups["K"]  # type: ignore[assignment]
+        with torch.autocast(u.device.type, enabled=False):
+            h = restored(state["h"], kernel.modes.paired)
+            if u.shape[1] == 1 and not torch.is_grad_enabled():
+                y, h = advance(kernel.decoding(self.repeat), h, u[:, 0])
+                replace(state, "h", stored(h))
+                return y.unsqueeze(1).to(u.dtype)
+            past = respond(kernel.sampled(self.repeat), h, u.shape[1])
+        y = long_convolution(u, self._kernel(featurizer, u.shape[1])) + past.to(u.dtype)
+        self._absorb(u, featurizer, state)
+        return y
+
+    def _absorb(self, u: Tensor, featurizer: Featurizer, state: OperatorState) -> None:
+        kernel: StateSpaceKernel = featurizer.groups["K"]  # type: ignore[assignment]
+        with torch.autocast(u.device.type, enabled=False):
+            h = absorb(kernel.sampled(self.repeat), restored(state["h"], kernel.modes.paired), u)
+        replace(state, "h", stored(h))
+
     def _kernel(self, featurizer: Featurizer, length: int) -> Tensor:
         """K for lags 0 … length - 1, [d, length], fewer where it is shorter."""
         kernel = activate(featurizer.kernel(length), self.nonlinearity)
@@ -87,11 +128,9 @@ class ToeplitzMixer(nn.Module):
 
     def _reversed_kernel(self, featurizer: Featurizer, length: int, dtype: torch.dtype) -> Tensor:
         """K with the last lag first, made anew only for other weights, length or dtype: one for all states."""
-        weights = tuple((parameter.data_ptr(), parameter._version) for parameter in featurizer.parameters())
-        key = (length, dtype, weights)
-        if self._decoding is None or self._decoding[0] != key:
-            self._decoding = (key, self._kernel(featurizer, length).flip(1).to(dtype))
-        return self._decoding[1]
+        return self._decoding.get(
+            featurizer.parameters(), (length, dtype), lambda: self._kernel(featurizer, length).flip(1).to(dtype)
+        )
 
     def _long(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
         """With all of the past. One token at a time nothing is allocated that grows with it: K is made once, last

@@ -39,27 +39,36 @@ def analyse(
     genome: BackboneGenome, pool: OptionPool, *, width: int, length: int, element_bytes: int = BF16_BYTES
 ) -> Cost:
     """Cost of `genome` at `width`, the cache for one sequence of `length` tokens with `element_bytes` an element (2:
-    bf16, the paper's figures). Raises `StarError` as `Backbone` does."""
+    bf16, the paper's figures). Identities have no row; the norm and the router of a stage count with its first LIV.
+    Raises `StarError` as `Backbone` does."""
     with torch.device("meta"):
         backbone = Backbone(genome, pool, width=width, length=length)
+    genome = backbone.genome
     wires = wiring(genome, pool)
+    slots = backbone.slots(length)
     seen: set[int] = set()
     rows = []
-    for index, (norm, liv) in enumerate(zip(backbone.norms, backbone.livs, strict=True)):
-        own = [p for module in (norm, liv) for p in module.parameters() if id(p) not in seen]
-        seen.update(map(id, own))
-        elements = sum(slot.elements for branch in liv.slots(length) for slot in branch)  # type: ignore[operator]
-        row = pool[genome.segments[index].liv]
-        rows.append(
-            LivCost(
-                index,
-                row.id,
-                row.name,
-                _sharing(wires.taken[index], wires.owners[index], index),
-                sum(parameter.numel() for parameter in own),
-                elements * element_bytes,
+    for number, stage in enumerate(backbone.stages):
+        for index in stage.livs:
+            modules, held = [backbone.livs[index]], [slot for branch in slots.livs[index] for slot in branch]
+            if index == stage.livs[0]:
+                modules.append(backbone.norms[number])
+                if str(number) in backbone.routers:
+                    modules.append(backbone.routers[str(number)])
+                    held += slots.routers[str(number)]
+            own = {id(p): p for module in modules for p in module.parameters() if id(p) not in seen}
+            seen.update(own)
+            row = pool[genome.segments[index].liv]
+            rows.append(
+                LivCost(
+                    index,
+                    row.id,
+                    row.name,
+                    _sharing(wires.taken[index], wires.owners[index], index),
+                    sum(parameter.numel() for parameter in own.values()),
+                    sum(slot.elements for slot in held) * element_bytes,
+                )
             )
-        )
     parameters = sum(row.parameters for row in rows) + width  # the final norm
     return Cost(tuple(rows), parameters, sum(row.cache_bytes for row in rows), width, length)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 16
 SEGMENT_ELEMENTS = 1 << 19  # state elements worked on at a time: keeps the working set of a segment inside the cache
@@ -150,3 +151,68 @@ def selective_scan(
             None if keep is None else keep.t().to(dtype),
         )
     return y.transpose(0, 1), last
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, value: Tensor, state: Tensor) -> Tensor:
+        h = value.clone(memory_format=torch.contiguous_format)
+        h[0].addcmul_(decay[0], state)
+        scan_(decay.clone(memory_format=torch.contiguous_format), h)
+        ctx.save_for_backward(decay, state, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        decay, state, h = ctx.saved_tensors
+        g = gradient.clone(memory_format=torch.contiguous_format)
+        following = torch.zeros_like(decay, memory_format=torch.contiguous_format)
+        following[:-1] = decay[1:].conj()
+        scan_(following, g, reverse=True)
+        d_decay = g * torch.cat([state.unsqueeze(0), h[:-1]]).conj()
+        return d_decay, g, g[0] * decay[0].conj()
+
+
+def linear_scan(decay: Tensor, value: Tensor, state: Tensor) -> Tensor:
+    """All h_t = decay_t ⊙ h_{t-1} + value_t, real or complex. decay, value: [ℓ, …] of one shape; state: […], the h
+    before the first position. Returns [ℓ, …]."""
+    return _LinearScan.apply(decay, value, state)
+
+
+def liquid_scan(
+    u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state: Tensor, keep: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """y_t = Re(C h_t) with h_t = (Ā + B̄ u_t) ⊙ h_{t-1} + B̄ u_t for each channel (Hasani et al. 2023, made causal).
+
+    u: [B, ℓ, D]; transition Ā, drive B̄, readout C: [D, M], real or complex; state: [B, D, M]; keep: [1 or B, ℓ] or
+    None, 0 where the past is forgotten. Returns y [B, ℓ, D] and the last state. Works through time in segments, of
+    which only the states between them are kept; the rest is recomputed backward.
+    """
+    step = max(CHUNK, SEGMENT_ELEMENTS // max(1, u.shape[0] * transition.numel()) // CHUNK * CHUNK)
+    outputs, h = [], state
+    for start in range(0, u.shape[1], step):
+        part = (u[:, start : start + step], transition, drive, readout, h)
+        mask = None if keep is None else keep[:, start : start + step]
+        if torch.is_grad_enabled() and u.shape[1] > step:
+            y, h = checkpoint(_liquid_segment, *part, mask, use_reentrant=False)
+        else:
+            y, h = _liquid_segment(*part, mask)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), h
+
+
+def _liquid_segment(
+    u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    value = u.transpose(0, 1).unsqueeze(-1) * drive  # S B D M
+    decay = transition + value
+    if keep is not None:
+        decay = decay * keep.t()[..., None, None]
+    h = linear_scan(decay, value, state)
+    return real_part_of_product(readout, h).transpose(0, 1), h[-1]
+
+
+def real_part_of_product(readout: Tensor, h: Tensor) -> Tensor:
+    """Σ_m Re(C_m h_m): C [D, M], h [..., D, M] → [..., D]."""
+    y = (readout * h).sum(-1)
+    return y.real if y.is_complex() else y

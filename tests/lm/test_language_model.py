@@ -16,7 +16,7 @@ from star import BackboneGenome, LanguageModel, OptionPool, StarError, preset
 from star.genome import random_genome, wiring
 from star.lm import analyse
 
-POOL = OptionPool.paper()
+POOL = OptionPool.full()
 
 
 @pytest.mark.parametrize("liv", POOL.ids)
@@ -55,7 +55,7 @@ def test_random_backbones_build_train_and_are_causal(seed: int, depth: int, widt
 @given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 200))
 def test_cache_bytes_are_the_bytes_allocated(seed: int, depth: int, length: int) -> None:
     genome = random_genome(POOL, depth, Random(seed))
-    model = LanguageModel.from_genome(genome, width=32, vocab_size=VOCAB)
+    model = LanguageModel.from_genome(genome, width=32, vocab_size=VOCAB, pool=POOL)
     cost = analyse(genome, POOL, width=32, length=length, element_bytes=4)
     assert model.init_state(1, length).nbytes == cost.cache_bytes
     assert model.init_state(3, length).nbytes == 3 * cost.cache_bytes
@@ -91,11 +91,30 @@ WIDTH, LENGTH = 768, 4096
 )
 def test_costs_of_the_paper_pool(liv: int, parameters: float, elements: int) -> None:
     for row, copies in ((liv, 1), (liv + 9, 2)):
-        if row not in POOL:
+        if row > 17:
             continue
         cost = analyse(BackboneGenome.parse(f"{row}.1.1.1.1"), POOL, width=WIDTH, length=LENGTH)
         # "+ small" of A.6: convolution taps, step-size and state projections, norms
         assert copies * parameters <= cost.parameters / WIDTH**2 < copies * (parameters + 0.25) + 0.01
+        assert cost.cache_bytes == 2 * copies * elements
+
+
+@pytest.mark.parametrize(
+    ("liv", "squares", "more", "elements"),
+    [
+        (18, 4, 0, 64 * WIDTH),  # k ⊗ v of each head
+        (19, 4, 0, 2 * 63 * WIDTH),  # the window but the present token
+        (20, 2, WIDTH * (3 * 64 + 3), 64 * WIDTH),  # decay and frequency of 32 modes, B, C: 3 N; Δ, D, and the scale B
+        (21, 3, WIDTH * (3 * 16 + 2), 16 * WIDTH),
+        (22, 0, 2 * 2 * 24 * WIDTH + WIDTH * (3 * 64 + 3), 64 * WIDTH),  # two Monarch maps in place of dense ones
+        (23, 4, WIDTH, 64 * WIDTH),  # gate, shift with its bias, value, output
+        (24, 5, 2 * WIDTH, 2 * 64 * WIDTH),
+    ],
+)
+def test_costs_of_the_extended_pool(liv: int, squares: int, more: int, elements: int) -> None:
+    for row, copies in ((liv, 1), (liv + 7, 2)):
+        cost = analyse(BackboneGenome.parse(f"{row}.1.1.1.1"), POOL, width=WIDTH, length=LENGTH)
+        assert cost.parameters == copies * (squares * WIDTH**2 + more) + 2 * WIDTH  # and the norms
         assert cost.cache_bytes == 2 * copies * elements
 
 
@@ -231,7 +250,7 @@ def test_invalid_genomes_are_refused_with_all_reasons() -> None:
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_shortest_sequences(length: int) -> None:
     for liv in POOL.ids:
-        y = LanguageModel.from_genome(f"{liv}.1.1.1.1", width=16, vocab_size=VOCAB)(
+        y = LanguageModel.from_genome(f"{liv}.1.1.1.1", pool=POOL, width=16, vocab_size=VOCAB)(
             torch.zeros(1, length, dtype=torch.long)
         )
         assert y.shape == (1, length, VOCAB)

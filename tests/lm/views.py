@@ -6,13 +6,16 @@ from random import Random
 
 import torch
 
-from star import BackboneGenome, LanguageModel
+from star import BackboneGenome, LanguageModel, OptionPool
 
 VOCAB = 37
+POOL = OptionPool.full()
 
 
-def tiny(genome: str | BackboneGenome, width: int = 32, **options: object) -> LanguageModel:
-    return LanguageModel.from_genome(genome, width=width, vocab_size=VOCAB, length=64, seed=1, **options).double()  # type: ignore[arg-type]
+def tiny(genome: str | BackboneGenome, width: int = 32, pool: OptionPool = POOL, **options: object) -> LanguageModel:
+    return LanguageModel.from_genome(
+        genome, width=width, vocab_size=VOCAB, pool=pool, length=64, seed=1, **options
+    ).double()  # type: ignore[arg-type]
 
 
 def check_views(model: LanguageModel, rng: Random, length: int = 33, tolerance: float = 1e-9) -> None:

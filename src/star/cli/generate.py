@@ -43,6 +43,9 @@ def run(
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    top1: Annotated[
+        bool, typer.Option("--top1", help="Let a liquid router use only its favourite path for each token: faster.")
+    ] = False,
 ) -> None:
     """Write a continuation of each PROMPT, character by character as it is decoded. It ends with the document.
 
@@ -61,6 +64,8 @@ def run(
         raise StarError("--stop is empty; give the text to end before")
     texts = _texts(prompts)
     model = LanguageModel.load(checkpoint).eval()
+    if top1:
+        model.use_top1()
     tokenizer = Tokenizer.load(checkpoint)
     generator = torch.Generator()
     if seed is None:

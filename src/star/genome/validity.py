@@ -14,6 +14,8 @@ from star.genome.pool import OptionPool
 
 FEATURIZER_STRATEGIES = (1, 2)  # A.6.1: no weights are shared, all weights are shared
 
+PATH_LABELS = range(3)  # what path groups are drawn from: none, and two, enough to keep neighbouring groups apart
+
 #: Field of a segment, its extension, the value that means nothing, and its name in messages.
 OPTIONAL = (
     ("residual_group", Extension.RESIDUAL, 0, "residual group (integer 6)"),
@@ -78,7 +80,9 @@ def _composition_problems(segment: Segment, pool: OptionPool, depth: int) -> Ite
 
 def optional_values(field: str, depth: int) -> range:
     """The valid values of integer 6, 7 or 8 of a backbone of `depth` segments."""
-    return range(1, len(Routing) + 1) if field == "routing" else range(depth + 1)
+    if field == "routing":
+        return range(1, len(Routing) + 1)
+    return range(max(depth, len(PATH_LABELS) - 1) + 1 if field == "path_group" else depth + 1)
 
 
 def require_valid(genome: BackboneGenome, pool: OptionPool) -> None:

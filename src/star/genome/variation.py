@@ -12,9 +12,7 @@ from star.errors import StarError
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.extension import IDENTITY
 from star.genome.pool import OptionPool
-from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, optional_values, repair
-
-PATH_LABELS = range(3)  # none, and two: enough to keep neighbouring groups apart
+from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, PATH_LABELS, optional_values, repair
 
 
 def random_genome(pool: OptionPool, depth: int, rng: Random) -> BackboneGenome:

@@ -90,7 +90,10 @@ class Constant(nn.Module):
     def reset_parameters(self) -> None:
         """Ones; for a raw Δ or shift as the bias of a `ProjectedGroup`."""
         with torch.no_grad():
-            self.value.copy_(spread(self.value, *self.softplus_range) if self.softplus_range else torch.tensor(1.0))
+            if self.softplus_range:
+                self.value.copy_(spread(self.value, *self.softplus_range))
+            else:
+                self.value.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value.to(x.dtype).expand(*x.shape[:2], -1)
@@ -201,13 +204,13 @@ def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
 
 def _state_space(row: LivClass, name: str, channels: int) -> nn.Module:
     """K of a Toeplitz operator, or Δ, B or C of a liquid one."""
-    size = row.groups[name].expansion
+    size, paired = row.groups[name].expansion, row.state_space is StateSpace.LIN
     match name:
         case "K":
             return StateSpaceKernel(row.state_space, channels, size)
         case "delta":
             return StepSize(channels)
         case "B":
-            return Drive(channels, size)
+            return Drive(channels, size, paired)
         case _:
-            return Readout(channels, size, paired=row.state_space is StateSpace.LIN)
+            return Readout(channels, size, paired)

@@ -87,9 +87,9 @@ class Monarch(nn.Module):
     """y = L P R x: two block-diagonal factors with a fixed permutation between (Dao et al. 2022), for any width.
 
     R has k blocks of the inputs, each with q outputs; P hands output c of every block of R to block c of L, which has
-    outputs/q of y. So every output sees every input on one path, with q·inputs + k·outputs weights: 2 d^1.5 for a
-    square map, where k = q = √d. k and q are the divisors of inputs and outputs nearest to their roots. The product
-    starts with the variance of `Dense`, 1/(3 inputs).
+    outputs/q of y. So every output sees every input on one path, with q·inputs + k·outputs weights: about 2 d^1.5 for a
+    square map. k and q are the largest divisors of inputs and outputs up to their square roots. The product starts with
+    the variance of `Dense`, 1/(3 inputs).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -111,7 +111,7 @@ class Monarch(nn.Module):
 
 
 def _root_divisor(count: int) -> int:
-    """The divisor nearest to the square root (of two, the smaller one)."""
+    """The largest divisor that is not above the square root."""
     return next(divisor for divisor in range(isqrt(count), 0, -1) if count % divisor == 0)
 
 

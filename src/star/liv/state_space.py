@@ -7,7 +7,7 @@ x_t = Ā x_{t-1} + B̄ u_t. A = -exp(a) + iω stays stable. Of pairs of conjugat
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import log, pi, sqrt
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from star.genome import StateSpace
 from star.liv.cache import WeightCache
 from star.liv.kernels.scan import real_part_of_product
-from star.liv.maps import of_state_space
+from star.liv.maps import of_state_space, undecayed
 from star.liv.shift import spread
 
 STEP_RANGE = (1e-3, 0.1)  # Δ at initialisation is log-uniform in this range (Gu & Dao 2023)
@@ -42,7 +42,7 @@ class Modes(nn.Module):
         with torch.no_grad():
             ramp = torch.arange(self.log_decay.shape[1], dtype=torch.float32, device=self.log_decay.device)
             if self.frequency is not None:
-                self.log_decay.fill_(torch.tensor(0.5).log().item())
+                self.log_decay.fill_(log(0.5))
                 self.frequency.copy_((pi * ramp).expand_as(self.frequency))
             else:
                 self.log_decay.copy_((ramp + 1).log().expand_as(self.log_decay))
@@ -87,18 +87,17 @@ class StepSize(Vector):
 class Drive(Vector):
     """B of each channel and mode, 1 at first."""
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, paired: bool) -> None:
         super().__init__(channels, size)
+        self.paired = paired
         of_state_space(self.value)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.value)
-
-    def start_at_real_one(self) -> None:
-        """1 + 0i where modes are complex."""
         with torch.no_grad():
-            self.value[:, 1::2] = 0
+            self.value.fill_(1.0)
+            if self.paired:
+                self.value[:, 1::2] = 0.0  # 1 + 0i
 
 
 class Readout(Vector):
@@ -136,12 +135,14 @@ class StateSpaceKernel(nn.Module):
         super().__init__()
         self.modes = Modes(space, channels, size)
         self.step_size = StepSize(channels)
-        self.drive = Drive(channels, size)
+        self.drive = Drive(channels, size, self.modes.paired)
         self.readout = Readout(channels, size, self.modes.paired)
-        self.present = nn.Parameter(torch.ones(channels))
-        if self.modes.paired:
-            self.drive.start_at_real_one()
+        self.present = undecayed(nn.Parameter(torch.empty(channels)))
         self._decoding: WeightCache[Sampled] = WeightCache()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.present)
 
     def sampled(self, repeat: int = 1) -> Sampled:
         """Zero-order hold, in float32 or better; each channel `repeat` times."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 from star.backbone import Backbone, State
 from star.backbone.backbone import NORM_EPSILON
 from star.errors import StarError
-from star.genome import BackboneGenome, OptionPool
+from star.genome import BackboneGenome, OptionPool, Routing
 from star.lm.config import LanguageModelConfig
 from star.lm.generation import generate
 
@@ -70,6 +70,16 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device
+
+    def use_top1(self, enabled: bool = True) -> None:
+        """Let the liquid routers use only their favourite path for each token in evaluation, which skips the work of
+        the others as far as their states allow; training always weighs all paths. Raises `StarError` where the genome
+        has no liquid router."""
+        if enabled and all(stage.routing is not Routing.LIQUID for stage in self.backbone.stages):
+            raise StarError(
+                "top-1 routing needs a liquid router, and this model has none: no parallel paths have routing 3."
+            )
+        self.backbone.top1 = enabled
 
     def forward(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """tokens: [B, ℓ] int64 → logits [B, ℓ, vocab].

@@ -141,7 +141,7 @@ class _Training:
         """One optimiser step: (loss, gradient norm, learning rate)."""
         rate = learning_rate(self.recipe, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["learning_rate_ratio"]
         # Seeding every step, not once, lets a training with random layers continue at any step.
         seed_generators(_step_seed(self.seed, self.step), self.device)
         loss = self.accumulate(*next(self.batches))

@@ -38,6 +38,9 @@ class TrainingRecipe(CheckedModel):
     )
     peak_learning_rate: float = Field(default=8e-4, gt=0, allow_inf_nan=False)
     final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1, description="last over peak learning rate")
+    state_space_learning_rate_ratio: float = Field(
+        default=0.25, gt=0, le=1, description="of A, B and Δ of a fixed state space, over that of everything else"
+    )
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="the largest norm of the gradient")

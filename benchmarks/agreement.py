@@ -1,7 +1,7 @@
 """How far the views of an operator are apart: a Markdown table of the largest errors against the parallel pass.
 
-Every LIV class of the paper's pool stands alone in a backbone (norm, LIV, residual); one more row takes random
-backbones of four LIVs with all their sharing. The views, each with outputs and gradients (of the inputs and of every
+Every LIV class of the extended pool stands alone in a backbone (norm, LIV, residual); two more rows take random
+backbones of four LIVs with all their sharing, and with residual links, paths and routers besides. The views, each with outputs and gradients (of the inputs and of every
 weight, for a loss that weighs all outputs at random):
 
 - written out: T(x) as a matrix, applied to what it acts on;
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from star.backbone import Backbone
-from star.genome import BackboneGenome, OptionPool, random_genome
+from star.genome import BackboneGenome, Extension, OptionPool, random_genome
 from star.genome.variation import unconnected
 from star.liv import Call
 
@@ -130,11 +130,14 @@ def strong(backbone: Backbone) -> Backbone:
             if "featurizer" in name and name.endswith((".weight", ".taps")):
                 parameter.mul_(GAIN)
         call, x = Call(), torch.randn(1, max(LENGTHS), backbone.width, dtype=next(backbone.parameters()).dtype)
-        for norm, liv in zip(backbone.norms, backbone.livs, strict=True):
-            y = liv(norm(x), call)
-            factor = float(x.norm() / y.norm())
-            liv.scale_output(factor)
-            x = x + y * factor
+        for norm, stage in zip(backbone.norms, backbone.stages, strict=True):
+            inputs, total = norm(x), x
+            for liv in (backbone.livs[index] for index in stage.livs):
+                y = liv(inputs, call)
+                factor = float(x.norm() / y.norm())
+                liv.scale_output(factor)
+                total = total + y * factor
+            x = total
     return backbone
 
 
@@ -182,7 +185,9 @@ def table(pool: OptionPool, width: int, dtype: torch.dtype, seeds: int) -> tuple
     """The lines of one table, the largest absolute error in it, and the largest that counts (relative above 1)."""
     rows = {f"{liv} {pool[liv].name}": [unconnected([liv])] * seeds for liv in pool.ids}
     rng = Random(0)
-    rows[f"random backbones of {DEPTH} with sharing"] = [random_genome(pool, DEPTH, rng) for _ in range(2 * seeds)]
+    for name, choices in (("with sharing", pool.with_extensions()), ("with everything", pool)):
+        genomes = [random_genome(choices, DEPTH, rng) for _ in range(2 * seeds)]
+        rows[f"random backbones of {DEPTH} {name}"] = genomes
     lines = [
         "| LIV | " + " | ".join(f"{column} y | ∂" for column in VIEWS) + " | largest y | ∂ |",
         "|---|" + "---|" * (2 * len(VIEWS) + 2),
@@ -210,7 +215,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=32, help="channels; a multiple of 16")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    pool, kept = OptionPool.paper(), True
+    pool, kept = OptionPool.full().with_extensions(*Extension), True
     for dtype, limit in LIMITS.items():
         lines, absolute, counting = table(pool, options.width, dtype, options.seeds)
         kept &= counting <= limit

@@ -1,8 +1,8 @@
 """How far the views of an operator are apart: a Markdown table of the largest errors against the parallel pass.
 
 Every LIV class of the extended pool stands alone in a backbone (norm, LIV, residual); two more rows take random
-backbones of four LIVs with all their sharing, and with residual links, paths and routers besides. The views, each with outputs and gradients (of the inputs and of every
-weight, for a loss that weighs all outputs at random):
+backbones of four LIVs with all their sharing, and with residual links, paths and routers besides. The views, each with
+outputs and gradients (of the inputs and of every weight, for a loss that weighs all outputs at random):
 
 - written out: T(x) as a matrix, applied to what it acts on;
 - chunked: from an empty state, in chunks of random sizes;

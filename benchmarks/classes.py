@@ -4,7 +4,7 @@ Each class stands in a backbone of four LIVs, itself and the memoryless unit in 
 in the same order. Classes run one after the other on one thread, so that speeds can be compared; a class that is in the
 CSV file already, with the same settings, is not trained again. Run
 
-    python benchmarks/classes.py [--classes 1,5,18-31] [--width D] [--length L] [--tokens N] [--data TEXT] [--out FOLDER]
+    python benchmarks/classes.py [--classes 1,5,18-31] [--width D] [--length L] [--tokens N] [--data TEXT] [--out DIR]
 
 It writes ``classes.csv`` and ``classes.md`` into the folder. The exit status is 1 where a loss is not finite or did not
 fall.

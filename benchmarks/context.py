@@ -4,7 +4,7 @@ For each architecture one model and two states, one filled with SHORT tokens and
 alternate between them on one thread, so that both meet the same machine. Reported are the medians over the rounds, and
 the median and range of the ratio within a round. Run
 
-    python benchmarks/context.py [TARGET ...] [--depth N] [--width D] [--short 1024] [--long 65536] [--rounds N] [--out FILE]
+    python benchmarks/context.py [TARGET ...] [--depth N] [--width D] [--short N] [--long N] [--rounds N] [--out FILE]
 
 where a target is a preset or a genome over the extended pool; default: the presets of the Deformer, and a backbone of
 state spaces.
@@ -120,7 +120,7 @@ def main() -> int:
             writer.writerow(astuple(row))
             file.flush()
             print(
-                f"{target}: {row.short_ms:.3f} ms a token after {row.short:,}, {row.long_ms:.3f} ms after {row.long:,}; "
+                f"{target}: {row.short_ms:.3f} ms a token after {row.short:,}, {row.long_ms:.3f} after {row.long:,}; "
                 f"ratio {row.ratio:.3f} ({row.lowest_ratio:.3f} to {row.highest_ratio:.3f}); "
                 f"state {row.short_bytes:,} and {row.long_bytes:,} bytes",
                 flush=True,

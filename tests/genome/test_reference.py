@@ -42,7 +42,7 @@ def test_the_recipe_of_the_page_loads_and_its_classes_are_searched(tmp_path: Pat
     (tmp_path / "own.toml").write_text(block("toml"), encoding="utf-8")
     pool = Recipe.load(tmp_path / "own.toml").pool
     assert pool.ids == tuple(range(1, 19))
-    assert (pool[18].name, pool[18].window, len(pool[18].strategies)) == ("SWA", 32, 4)
+    assert (pool[40].name, pool[40].window, len(pool[40].strategies)) == ("SWA", 32, 4)
     assert (pool[10].name, pool[10].differential) == ("ReLU-A-Diff", True)
 
 
@@ -52,5 +52,5 @@ def test_the_python_of_the_page_builds_the_same_class() -> None:
     names: dict = {}
     exec(block("python"), names)
     assert names["recipe"].pool == names["pool"]
-    assert names["pool"][18] == Recipe.from_toml(block("toml")).pool[18]
+    assert names["pool"][40] == Recipe.from_toml(block("toml")).pool[40]
     assert [liv.row.name for liv in names["model"].backbone.livs] == ["SWA", "GMemless"]

@@ -8,9 +8,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from star.genome.extended import EXTENDED_CLASSES
+from star.genome.extension import Routing
 from star.genome.meaning import CHANNELS, CONTENT, EQUAL_EXPANSION, EQUATIONS, GROUP_RULES, OPERATOR_RULES
-from star.genome.paper import FEATURIZERS
-from star.genome.pool import LivClass, OptionPool
+from star.genome.paper import PAPER_CLASSES
+from star.genome.pool import LivClass
 from star.genome.structure import (
     GROUP_NAMES,
     ChannelMixing,
@@ -31,11 +33,16 @@ _NONLINEARITY = {
     Nonlinearity.RELU: "σ(s) = max(0, s)",
     Nonlinearity.SWISH: "σ(s) = s / (1 + e⁻ˢ)",
 }
+_ROUTING = {
+    Routing.SUM: "sum of the paths",
+    Routing.MIXER: "learned weights for each channel, a softmax over the paths",
+    Routing.LIQUID: "a liquid router: softmax over the states of one liquid time-constant cell for each path",
+}
 _PARAMETRIZATION = {
     Parametrization.UNUSED: "no group (fills up the 35 integers)",
     Parametrization.INPUT: "computed from the input",
     Parametrization.EXPLICIT: "a learned constant",
-    Parametrization.IMPLICIT: "a learned function of the lag (Hyena's filters), for the kernel K",
+    Parametrization.IMPLICIT: "a learned function of the lag: Hyena's filter, or (token mixing 4) a fixed state space",
 }
 
 #: A complete recipe with own classes; the page shows it, and a test loads it.
@@ -46,8 +53,8 @@ width = 64
 pool = "paper"
 
 [[model.classes]]                 # a sliding window of 32 tokens, with the sharing of SA-1
-id = 18
-name = "SWA"
+id = 40
+name = "SWA-32"
 operator = "12223"
 featurizer = "1.1.1.1.2.1.1 1.1.1.1.2.1.1 1.1.1.1.2.1.1"
 strategies = [["k"], ["v"], ["k", "v"]]
@@ -76,8 +83,8 @@ EXAMPLE_PYTHON = """\
 import star
 
 swa = star.LivClass(
-    id=18,
-    name="SWA",
+    id=40,
+    name="SWA-32",
     operator=star.OperatorGenome.parse("12223"),
     featurizer=star.FeaturizerGenome.parse("1.1.1.1.2.1.1 1.1.1.1.2.1.1 1.1.1.1.2.1.1"),
     strategies=((), ("k",), ("v",), ("k", "v")),
@@ -85,13 +92,14 @@ swa = star.LivClass(
 )
 recipe = star.Recipe.load("demo").override({"model.classes": [swa]})
 pool = star.OptionPool.paper().extended(swa)
-model = star.LanguageModel.from_genome("18.1.1.1.1 9.1.1.1.1", pool=pool, width=64, vocab_size=257)
+model = star.LanguageModel.from_genome("40.1.1.1.1 9.1.1.1.1", pool=pool, width=64, vocab_size=257)
 """
 
 
 def operators_markdown() -> str:
-    """The reference of operator genomes, featurizer genomes, what is refused and why, and the paper's pool."""
-    return "\n".join([_head(), _operators(), _featurizers(), _refusals(), _pool(), _own()]).rstrip() + "\n"
+    """The reference of operator genomes, featurizer genomes, what is refused and why, the pools, and composition."""
+    parts = [_head(), _operators(), _featurizers(), _refusals(), _pool(), _composition(), _own()]
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def _head() -> str:
@@ -154,7 +162,11 @@ def _featurizers() -> str:
         for place, (name, kind) in enumerate(lists.items(), start=2)
     ]
     fields += [
-        ("6", "expansion", "channels of the group over the width; for B and C of a recurrence the state size N"),
+        (
+            "6",
+            "expansion",
+            "channels over the width; for B and C of a recurrence and a K with token mixing 4 the state size N",
+        ),
         ("7", "repeat", "how often the computed channels are used, as in grouped-query attention"),
     ]
     equal = [
@@ -190,36 +202,67 @@ def _refusals() -> str:
 
 
 def _pool() -> str:
-    rows = OptionPool.paper().rows
-    singles = [row for row in rows if not row.differential]
-    doubles = [row for row in rows if row.differential]
     return "\n".join(
         [
             "## The paper's pool\n\nAppendix A.6. A LIV of a backbone that shares feature groups names one of its "
             "class's strategies (integer 5 of its\nsegment): which groups it takes from the first LIV of its group.\n",
-            _table(
-                ("id", "name", "operator", "featurizer", "strategies"),
-                (
-                    (str(row.id), row.name, f"`{row.operator}`", str(row.operator.featurizer), _strategies(row))
-                    for row in singles
-                ),
+            *_rows(PAPER_CLASSES),
+            "## The extended pool\n\nThe paper's classes and these. K of S4, and Δ, B and C of S4-2, are a fixed "
+            "diagonal state space (Gu et al. 2022, S4D):\nexact zero-order hold, a kernel while training and a recurrence while "
+            "decoding, from one set of parameters. How its\nmodes start is the field `state_space` of the class. "
+            "S4-2 is Liquid-S4 as a causal recurrence that stays bounded for\nany input. The Deformer reads values at "
+            "shifts that depend on the input; its gate may be read so, too.\n",
+            *_rows(EXTENDED_CLASSES),
+        ]
+    )
+
+
+def _rows(rows: Sequence[LivClass]) -> list[str]:
+    """Classes, differences, and featurizers."""
+    singles = [row for row in rows if not row.differential]
+    doubles = [row for row in rows if row.differential]
+    featurizers = {row.operator.featurizer: row for row in reversed(singles)}
+    return [
+        _table(
+            ("id", "name", "operator", "featurizer", "strategies"),
+            (
+                (str(row.id), row.name, f"`{row.operator}`", str(row.operator.featurizer), _strategies(row))
+                for row in singles
             ),
-            _table(
-                ("id", "name", "two in parallel, outputs subtracted"),
-                ((str(row.id), row.name, row.name.removesuffix("-Diff")) for row in doubles),
+        ),
+        _table(
+            ("id", "name", "two in parallel, outputs subtracted"),
+            ((str(row.id), row.name, row.name.removesuffix("-Diff")) for row in doubles),
+        ),
+        _table(
+            ("featurizer", "groups", "genome"),
+            (
+                (str(number), ", ".join(featurizers[number].group_names), f"`{featurizers[number].featurizer}`")
+                for number in sorted(featurizers)
             ),
-            "### Featurizers of the paper\n",
-            _table(
-                ("class", "groups", "genome"),
-                (
-                    (
-                        str(row.operator.featurizer),
-                        ", ".join(row.group_names),
-                        f"`{FEATURIZERS[row.operator.featurizer]}`",
-                    )
-                    for row in singles
-                ),
-            ),
+        ),
+    ]
+
+
+def _composition() -> str:
+    optional = [
+        (
+            "6",
+            "`residual`",
+            "residual group",
+            "0 none; the output of the group's first stage joins the input of its later ones",
+        ),
+        ("7", "`paths`", "path group", "0 none; neighbours with one number read one input and run in parallel"),
+        ("8", "`routing`", "routing", "; ".join(f"{key.value} {text}" for key, text in _ROUTING.items())),
+    ]
+    return "\n".join(
+        [
+            "## Backbone segments\n\nA LIV of a backbone is five integers: its class, and two pairs of sharing group "
+            "and strategy. A pool can be\nextended, then a segment has up to three more, and integers left out mean the "
+            "first value:\n",
+            _table(("integer", "extension", "name", "values"), optional),
+            "The extension `depth` adds class 0, the identity, so that a backbone of fixed length holds any smaller "
+            "number of LIVs.\nA stage of parallel paths has the residual group and the routing of its first LIV.\n",
         ]
     )
 
@@ -238,7 +281,8 @@ A class is one `[[model.classes]]` table of a recipe:
 | `featurizer` | featurizer genome |
 | `strategies` | optional: sets of feature groups that a LIV may take from another one; "nothing" is always the first |
 | `differential` | optional: true for the difference of two |
-| `window` | optional: tokens of a band or block |
+| `window` | optional: tokens of a band or block, and the reach of shifts |
+| `state_space` | optional: `s4d-lin` (complex modes, A = -1/2 + iπn) or `s4d-real` (A = -(n + 1)) |
 
 Classes are checked when the recipe is loaded: that they mean something, and that they exist at `model.width`. This
 recipe searches over the paper's classes and two more; save it as `own.toml`:

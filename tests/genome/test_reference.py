@@ -41,8 +41,8 @@ def test_the_recipe_of_the_page_loads_and_its_classes_are_searched(tmp_path: Pat
 
     (tmp_path / "own.toml").write_text(block("toml"), encoding="utf-8")
     pool = Recipe.load(tmp_path / "own.toml").pool
-    assert pool.ids == tuple(range(1, 19))
-    assert (pool[40].name, pool[40].window, len(pool[40].strategies)) == ("SWA", 32, 4)
+    assert pool.ids == (*range(1, 18), 40)
+    assert (pool[40].name, pool[40].window, len(pool[40].strategies)) == ("SWA-32", 32, 4)
     assert (pool[10].name, pool[10].differential) == ("ReLU-A-Diff", True)
 
 
@@ -53,4 +53,4 @@ def test_the_python_of_the_page_builds_the_same_class() -> None:
     exec(block("python"), names)
     assert names["recipe"].pool == names["pool"]
     assert names["pool"][40] == Recipe.from_toml(block("toml")).pool[40]
-    assert [liv.row.name for liv in names["model"].backbone.livs] == ["SWA", "GMemless"]
+    assert [liv.row.name for liv in names["model"].backbone.livs] == ["SWA-32", "GMemless"]

@@ -202,19 +202,21 @@ def _refusals() -> str:
 
 
 def _pool() -> str:
-    return "\n".join(
-        [
-            "## The paper's pool\n\nAppendix A.6. A LIV of a backbone that shares feature groups names one of its "
-            "class's strategies (integer 5 of its\nsegment): which groups it takes from the first LIV of its group.\n",
-            *_rows(PAPER_CLASSES),
-            "## The extended pool\n\nThe paper's classes and these. K of S4, and Δ, B and C of S4-2, are a fixed "
-            "diagonal state space (Gu et al. 2022, S4D):\nexact zero-order hold, a kernel while training and a recurrence while "
-            "decoding, from one set of parameters. How its\nmodes start is the field `state_space` of the class. "
-            "S4-2 is Liquid-S4 as a causal recurrence that stays bounded for\nany input. The Deformer reads values at "
-            "shifts that depend on the input; its gate may be read so, too.\n",
-            *_rows(EXTENDED_CLASSES),
-        ]
-    )
+    paper = """\
+## The paper's pool
+
+Appendix A.6. A LIV of a backbone that shares feature groups names one of its class's strategies (integer 5 of its
+segment): which groups it takes from the first LIV of its group.
+"""
+    extended = """\
+## The extended pool
+
+The paper's classes and these. K of S4, and Δ, B and C of S4-2, are a fixed diagonal state space (Gu et al. 2022, S4D):
+exact zero-order hold, a kernel while training and a recurrence while decoding, from one set of parameters. How its
+modes start is the field `state_space` of the class. S4-2 is Liquid-S4 as a causal recurrence that stays bounded for any
+input. The Deformer reads values at shifts that depend on the input; its gate may be read so, too.
+"""
+    return "\n".join([paper, *_rows(PAPER_CLASSES), extended, *_rows(EXTENDED_CLASSES)])
 
 
 def _rows(rows: Sequence[LivClass]) -> list[str]:
@@ -255,16 +257,17 @@ def _composition() -> str:
         ("7", "`paths`", "path group", "0 none; neighbours with one number read one input and run in parallel"),
         ("8", "`routing`", "routing", "; ".join(f"{key.value} {text}" for key, text in _ROUTING.items())),
     ]
-    return "\n".join(
-        [
-            "## Backbone segments\n\nA LIV of a backbone is five integers: its class, and two pairs of sharing group "
-            "and strategy. A pool can be\nextended, then a segment has up to three more, and integers left out mean the "
-            "first value:\n",
-            _table(("integer", "extension", "name", "values"), optional),
-            "The extension `depth` adds class 0, the identity, so that a backbone of fixed length holds any smaller "
-            "number of LIVs.\nA stage of parallel paths has the residual group and the routing of its first LIV.\n",
-        ]
-    )
+    head = """\
+## Backbone segments
+
+A LIV of a backbone is five integers: its class, and two pairs of sharing group and strategy. A pool can be extended;
+then a segment has up to three more, and integers left out mean the first value:
+"""
+    foot = """\
+The extension `depth` adds class 0, the identity, so that a backbone of fixed length holds any smaller number of LIVs.
+A stage of parallel paths has the residual group and the routing of its first LIV.
+"""
+    return "\n".join([head, _table(("integer", "extension", "name", "values"), optional), foot])
 
 
 def _own() -> str:

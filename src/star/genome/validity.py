@@ -28,15 +28,18 @@ def problems(genome: BackboneGenome, pool: OptionPool) -> list[str]:
     Sharing groups of a class are numbered 1 to N, N being how often the class occurs, so a group can only ever connect
     LIVs of one class. Residual and path groups are numbered 1 to the depth. The integers of an identity have no effect.
     """
-    counts = Counter(segment.liv for segment in genome)
-    found = []
+    counts, choices = Counter(segment.liv for segment in genome), pool.choices
+    found: list[str] = []
     for position, segment in enumerate(genome, start=1):
-        where = f"LIV {position} ({segment})"
-        if segment.liv not in pool.choices:
-            found.append(f"{where}: class {segment.liv} is not in pool {pool.name!r} ({_lacking(segment, pool)})")
+        here: list[str] = []
+        if segment.liv not in choices:
+            here = [f"class {segment.liv} is not in pool {pool.name!r} ({_lacking(segment, pool)})"]
         elif not segment.is_identity:
-            found += [f"{where}: {problem}" for problem in _sharing_problems(segment, pool, counts[segment.liv])]
-            found += [f"{where}: {problem}" for problem in _composition_problems(segment, pool, genome.depth)]
+            here = [
+                *_sharing_problems(segment, pool, counts[segment.liv]),
+                *_composition_problems(segment, pool, genome.depth),
+            ]
+        found += [f"LIV {position} ({segment}): {problem}" for problem in here]
     if set(counts) == {IDENTITY} and not found:
         found.append("all of its LIVs are identities (class 0); at least one must do something")
     return found

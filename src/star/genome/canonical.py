@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.composition import Stage, stages
@@ -14,8 +13,7 @@ from star.genome.parallel import network, orders, rearranged
 from star.genome.pool import OptionPool
 from star.genome.wiring import Resolver, Row
 
-MOST_ORDERS = 120  # of parallel paths, tried for the smallest genome
-MOST_STEPS = 100  # for each LIV, in search of segments
+MOST_STEPS = 10  # for each LIV, in search of segments
 
 
 def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome:
@@ -23,7 +21,7 @@ def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome
 
     LIV by LIV, the first segment in the order of `Resolver.matches` that gives the same wiring. Parallel paths, whose
     order makes no difference to a sum, are ordered by class and then by what they share, see `star.genome.parallel`;
-    of the orders that are left, the one whose genome is smallest. Only where `MOST_ORDERS` do not exhaust these, two
+    of the orders that are left, the one whose genome is smallest. Only where there are too many of them to try, two
     genomes of one network may differ.
     """
     genome = genome.without_identities()
@@ -39,7 +37,7 @@ def _smallest(genome: BackboneGenome, composed: tuple[Stage, ...], pool: OptionP
     for candidates in orders(built):
         tried: list[list[Row]] = []  # orders that a symmetry of the network turns into each other have the same rows
         found = []
-        for order in islice(candidates, MOST_ORDERS):
+        for order in candidates:
             if (rows := rearranged(built, order)) not in tried:
                 tried.append(rows)
                 found.append(_resolved([built.classes[index] for index in order], rows, pool))

@@ -6,13 +6,18 @@ of different colours; where that ends, LIVs that still look alike are told apart
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice, permutations, product
+from math import factorial, prod
 
 from star.genome.backbone import BackboneGenome
 from star.genome.composition import Stage
 from star.genome.pool import OptionPool
 from star.genome.wiring import Row, wiring
+
+MOST_ORDERS = 120  # that are tried
 
 Shared = tuple[int, str]  # a tensor, by the LIV that computes it and its group; or weights, by their owner
 
@@ -61,14 +66,22 @@ def network(genome: BackboneGenome, composed: tuple[Stage, ...], pool: OptionPoo
     return Network(stage, tuple(segment.liv for segment in genome), tuple(uses))
 
 
-def orders(built: Network) -> Iterator[Iterator[list[int]]]:
+def orders(built: Network) -> Iterator[list[list[int]]]:
     """Orders of the LIVs, stage by stage and within each by class, such that two genomes of one network have the same
-    ones: first by what LIVs share; then with sources before the LIVs that take from them; then all of them."""
-    for sources_first, by_sharing in ((False, True), (True, True), (False, False)):
+    ones: first by what LIVs share; then with sources before the LIVs that take from them; then all of them. Last, where
+    there are more than `MOST_ORDERS`, the one that the genome has."""
+    cells = list(zip(built.stage, built.classes, strict=True))
+    for sources_first in (False, True):
         shares = _shares(built, sources_first)
         follows = [tuple(share.follows for share in groups) for groups in shares]
-        colours = _ranks(list(zip(built.stage, built.classes, follows, strict=True)))
-        yield _told_apart(_refined(colours, shares) if by_sharing else colours, shares, by_sharing)
+        colours = _refined(_ranks(list(zip(cells, follows, strict=True))), shares)
+        yield list(islice(_told_apart(colours, shares), MOST_ORDERS))
+    given = sorted(range(len(cells)), key=cells.__getitem__)
+    if prod(factorial(count) for count in Counter(cells).values()) > MOST_ORDERS:
+        yield [given]
+    else:
+        within = [permutations(cell) for _, cell in groupby(given, key=cells.__getitem__)]
+        yield [[index for part in parts for index in part] for parts in product(*within)]
 
 
 def rearranged(built: Network, order: list[int]) -> list[Row]:
@@ -139,7 +152,7 @@ def _seen(groups: list[_Share], colours: list[int]) -> Iterator[tuple[int, ...]]
             yield tuple(sorted(colours[index] for index in livs))
 
 
-def _told_apart(colours: list[int], shares: list[list[_Share]], by_sharing: bool) -> Iterator[list[int]]:
+def _told_apart(colours: list[int], shares: list[list[_Share]]) -> Iterator[list[int]]:
     """All orders by colours that tell LIVs apart; except twins, which share with the same LIVs or with none."""
     cells: dict[int, dict[tuple, int]] = {}
     for index, colour in enumerate(colours):
@@ -151,7 +164,7 @@ def _told_apart(colours: list[int], shares: list[list[_Share]], by_sharing: bool
         return
     for first in alike.values():
         chosen = _ranks([(colour, index != first) for index, colour in enumerate(colours)])
-        yield from _told_apart(_refined(chosen, shares) if by_sharing else chosen, shares, by_sharing)
+        yield from _told_apart(_refined(chosen, shares), shares)
 
 
 def _ranks(keys: list) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from star.errors import StarError
@@ -47,9 +47,14 @@ class Segment:
             return MOST
         return MOST - 1 if self.path_group else MOST - 2 if self.residual_group else FEWEST
 
+    @property
+    def integers(self) -> tuple[int, ...]:
+        """All eight."""
+        return tuple(getattr(self, name) for name in self.__slots__)
+
     def text(self, arity: int) -> str:
         """The first `arity` integers, as digits or dotted."""
-        return integers_text(astuple(self)[:arity])
+        return integers_text(self.integers[:arity])
 
     def __str__(self) -> str:
         return self.text(self.arity)
@@ -95,7 +100,7 @@ class BackboneGenome:
 
     def flat(self, arity: int) -> list[int]:
         """The first `arity` integers of each segment, one after the other."""
-        return [value for segment in self.segments for value in astuple(segment)[:arity]]
+        return [value for segment in self.segments for value in segment.integers[:arity]]
 
     @property
     def depth(self) -> int:

@@ -3,86 +3,71 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice, permutations, product
 
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.composition import Stage, stages
 from star.genome.extension import Routing
+from star.genome.parallel import network, orders, rearranged
 from star.genome.pool import OptionPool
-from star.genome.wiring import Resolver, Row, wiring
+from star.genome.wiring import Resolver, Row
 
-MOST_ORDERS = 720  # of parallel paths of one class, tried for the smallest genome
+MOST_STEPS = 10  # for each LIV, in search of segments
 
 
 def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome:
     """The canonical genome of a valid one, a function of its LIV classes, their wiring and their stages.
 
-    LIV by LIV, the first segment in a fixed order that gives the same wiring: feature groups taken before featurizer
-    sharing, nothing before something, earlier groups before later ones. Of all orders of parallel paths, which make no
-    difference to a sum, the one whose genome is smallest; where that are more than `MOST_ORDERS`, the paths are only
-    ordered by class.
+    LIV by LIV, the first segment in the order of `Resolver.matches` that gives the same wiring. Parallel paths, whose
+    order makes no difference to a sum, are ordered by class and then by what they share, see `star.genome.parallel`;
+    of the orders that are left, the one whose genome is smallest. Only where there are too many of them to try, two
+    genomes of one network may differ.
     """
     genome = genome.without_identities()
     composed = stages(genome)
-    wires = wiring(genome, pool)
-    rows = list(zip(wires.taken, wires.owners, strict=True))
-    found: list[tuple[Segment, ...]] = []
-    for order in _orders(genome, composed):
-        moved = rows if order == list(range(genome.depth)) else _moved(rows, order)
-        segments = _resolved([genome.segments[index].liv for index in order], moved, pool)
-        if segments is not None:
-            found.append(tuple(segments))
-    best = min(found, default=tuple(_relabelled(genome)), key=lambda segments: BackboneGenome(segments).flat(5))
+    best = _smallest(genome, composed, pool) or _relabelled(genome)
     return BackboneGenome(tuple(_composed(best, composed)))
 
 
-def _orders(genome: BackboneGenome, composed: tuple[Stage, ...]) -> Iterator[list[int]]:
-    """Orders of the LIVs that make the same network as far as stages go: within each stage by class, those of one class
-    in any order."""
-    choices = []
-    for stage in composed:
-        by_class: dict[int, list[int]] = {}
-        for index in stage.livs:
-            by_class.setdefault(genome.segments[index].liv, []).append(index)
-        choices += [list(islice(permutations(by_class[liv]), MOST_ORDERS + 1)) for liv in sorted(by_class)]
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > MOST_ORDERS:
-        choices = [choice[:1] for choice in choices]
-    return ([index for part in parts for index in part] for parts in product(*choices))
+def _smallest(genome: BackboneGenome, composed: tuple[Stage, ...], pool: OptionPool) -> list[Segment] | None:
+    """The segments of the best order. Not every order has a genome: a source comes before who takes from it, learned
+    constants pass from LIV to LIV. Further orders are tried only where none of the first has one."""
+    built = network(genome, composed, pool)
+    for candidates in orders(built):
+        tried: list[list[Row]] = []  # orders that a symmetry of the network turns into each other have the same rows
+        found = []
+        for order in candidates:
+            if (rows := rearranged(built, order)) not in tried:
+                tried.append(rows)
+                found.append(_resolved([built.classes[index] for index in order], rows, pool))
+        if segments := [each for each in found if each is not None]:
+            return min(segments, key=lambda each: BackboneGenome(tuple(each)).flat(5))
+    return None
 
 
-def _moved(rows: list[Row], order: list[int]) -> list[Row]:
-    """The rows of a wiring after its LIVs were put in another order. Weights belong to whoever computes first."""
-    place = {index: position for position, index in enumerate(order)}
-    first: dict[tuple[int, str], int] = {}
-    for position, index in enumerate(order):
-        for name, owner in rows[index][1].items():
-            first.setdefault((owner, name), position)
-    return [
-        (
-            {name: place[source] for name, source in rows[index][0].items()},
-            {name: first[owner, name] for name, owner in rows[index][1].items()},
-        )
-        for index in order
-    ]
-
-
-def _resolved(classes: list[int], rows: list[Row], pool: OptionPool) -> list[Segment] | None:
-    """The first segments in the fixed order that give these rows; None where there are none."""
+def _resolved(classes: Sequence[int], rows: Sequence[Row], pool: OptionPool) -> list[Segment] | None:
+    """The first segments that give these rows; None where there are none, or where finding them takes too long."""
     resolver = Resolver(pool)
-    for liv, row in zip(classes, rows, strict=True):
-        segment = next((choice for choice in resolver.choices(liv) if resolver.resolve(choice) == row), None)
-        if segment is None:
+    matches: list[Iterator[Segment]] = []
+    for _ in range(MOST_STEPS * len(rows)):
+        index = len(resolver.segments)
+        if index == len(rows):
+            return resolver.segments
+        if index == len(matches):
+            matches.append(resolver.matches(classes[index], rows[index]))
+        segment = next(matches[-1], None)
+        if segment is not None:
+            resolver.add(segment)
+        elif index == 0:
             return None
-        resolver.add(segment)
-    return resolver.segments
+        else:  # the one before has to be another
+            matches.pop()
+            resolver.drop()
+    return None
 
 
-def _composed(segments: tuple[Segment, ...], composed: tuple[Stage, ...]) -> list[Segment]:
+def _composed(segments: Sequence[Segment], composed: tuple[Stage, ...]) -> list[Segment]:
     """Segments with the integers of their stages, groups numbered in order of appearance."""
     sources = sorted({stage.source for stage in composed if stage.source is not None})
     residual = {source: number for number, source in enumerate(sources, start=1)}
@@ -104,8 +89,8 @@ def _composed(segments: tuple[Segment, ...], composed: tuple[Stage, ...]) -> lis
 
 
 def _relabelled(genome: BackboneGenome) -> list[Segment]:
-    """The same sharing with groups numbered in order of appearance. Only needed where a LIV has weights from two others
-    that no single group of the reduced genome holds, which takes a class with learned constants."""
+    """The same sharing with groups numbered in order of appearance; for networks so entangled, by learned constants
+    shared in two ways, that `MOST_STEPS` find no segments for them."""
     segments = list(genome)
     for group, strategy in (("featurizer_group", "featurizer_strategy"), ("feature_group", "feature_strategy")):
         numbers: dict[tuple[int, int], int] = {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from star.errors import StarError
 from star.genome.extension import IDENTITY, Extension, arity, parse_extensions
-from star.genome.meaning import refusals
+from star.genome.meaning import STATE_GROUPS, refusals
 from star.genome.structure import (
     GROUP_NAMES,
     FeatureGroup,
@@ -69,7 +70,7 @@ class LivClass:
         """Names of the feature groups, in the featurizer genome's order."""
         return GROUP_NAMES[self.operator.token_mixing]
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, FeatureGroup]:
         """The featurizer genome by group name."""
         return dict(zip(self.group_names, self.featurizer, strict=True))
@@ -78,6 +79,14 @@ class LivClass:
     def state_spaces(self) -> tuple[str, ...]:
         """Names of the groups that are made from a fixed state space."""
         return tuple(name for name, group in self.groups.items() if group.state_space)
+
+    @cached_property
+    def reading_v(self) -> tuple[str, ...]:
+        """Names of the groups that are computed from the LIV's own v, not from x: Δ, B and C with Toeplitz token mixing
+        beside a v that has it, too (as in Mamba)."""
+        toeplitz = [name for name, group in self.groups.items() if group.token_mixing is TokenMixing.SCALED_TOEPLITZ]
+        convolved = self.operator.token_mixing is TokenMixing.SEMI_SEPARABLE and "v" in toeplitz
+        return tuple(name for name in STATE_GROUPS if name in toeplitz) if convolved else ()
 
     @property
     def reach(self) -> int | None:

@@ -21,7 +21,9 @@ from star.genome.structure import (
     TokenMixing,
 )
 
-LIQUID_SHARE = 0.25  # of the semi-separable classes: independent draws would hardly ever agree on Δ, B and C
+STATE_SPACES = 0.25  # share of classes with a fixed state space, where one can be; independent draws would hardly agree
+
+_MADE_OF_STATES = {TokenMixing.SCALED_TOEPLITZ: ("K",), TokenMixing.SEMI_SEPARABLE: STATE_GROUPS}
 
 
 def random_class(
@@ -43,9 +45,9 @@ def random_class(
                 groups[name] = replace(groups[name], expansion=groups[first].expansion)
         if mixing is TokenMixing.LOW_RANK:
             groups["v"] = replace(groups["v"], repeat=groups["k"].repeat)
-        if mixing is TokenMixing.SEMI_SEPARABLE and rng.random() < LIQUID_SHARE:
+        if mixing in _MADE_OF_STATES and rng.random() < STATE_SPACES:
             size = rng.choice(expansions)
-            for name in STATE_GROUPS:
+            for name in _MADE_OF_STATES[mixing]:
                 implicit = FeatureGroup(Parametrization.IMPLICIT, TokenMixing.SEMI_SEPARABLE)
                 groups[name] = implicit if name == "delta" else replace(implicit, expansion=size)
         featurizer = FeaturizerGenome(tuple(groups.values()))

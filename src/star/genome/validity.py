@@ -14,8 +14,6 @@ from star.genome.pool import OptionPool
 
 FEATURIZER_STRATEGIES = (1, 2)  # A.6.1: no weights are shared, all weights are shared
 
-PATH_LABELS = range(3)  # what path groups are drawn from: none, and two, enough to keep neighbouring groups apart
-
 #: Field of a segment, its extension, the value that means nothing, and its name in messages.
 OPTIONAL = (
     ("residual_group", Extension.RESIDUAL, 0, "residual group (integer 6)"),
@@ -30,15 +28,18 @@ def problems(genome: BackboneGenome, pool: OptionPool) -> list[str]:
     Sharing groups of a class are numbered 1 to N, N being how often the class occurs, so a group can only ever connect
     LIVs of one class. Residual and path groups are numbered 1 to the depth. The integers of an identity have no effect.
     """
-    counts = Counter(segment.liv for segment in genome)
-    found = []
+    counts, choices = Counter(segment.liv for segment in genome), pool.choices
+    found: list[str] = []
     for position, segment in enumerate(genome, start=1):
-        where = f"LIV {position} ({segment})"
-        if segment.liv not in pool.choices:
-            found.append(f"{where}: class {segment.liv} is not in pool {pool.name!r} ({_lacking(segment, pool)})")
+        here: list[str] = []
+        if segment.liv not in choices:
+            here = [f"class {segment.liv} is not in pool {pool.name!r} ({_lacking(segment, pool)})"]
         elif not segment.is_identity:
-            found += [f"{where}: {problem}" for problem in _sharing_problems(segment, pool, counts[segment.liv])]
-            found += [f"{where}: {problem}" for problem in _composition_problems(segment, pool, genome.depth)]
+            here = [
+                *_sharing_problems(segment, pool, counts[segment.liv]),
+                *_composition_problems(segment, pool, genome.depth),
+            ]
+        found += [f"LIV {position} ({segment}): {problem}" for problem in here]
     if set(counts) == {IDENTITY} and not found:
         found.append("all of its LIVs are identities (class 0); at least one must do something")
     return found
@@ -80,9 +81,7 @@ def _composition_problems(segment: Segment, pool: OptionPool, depth: int) -> Ite
 
 def optional_values(field: str, depth: int) -> range:
     """The valid values of integer 6, 7 or 8 of a backbone of `depth` segments."""
-    if field == "routing":
-        return range(1, len(Routing) + 1)
-    return range(max(depth, len(PATH_LABELS) - 1) + 1 if field == "path_group" else depth + 1)
+    return range(1, len(Routing) + 1) if field == "routing" else range(depth + 1)
 
 
 def require_valid(genome: BackboneGenome, pool: OptionPool) -> None:

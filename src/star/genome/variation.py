@@ -12,12 +12,14 @@ from star.errors import StarError
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.extension import IDENTITY
 from star.genome.pool import OptionPool
-from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, PATH_LABELS, optional_values, repair
+from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, optional_values, repair
+
+PATH_LABELS = 2  # enough to keep neighbouring groups apart
 
 
 def random_genome(pool: OptionPool, depth: int, rng: Random) -> BackboneGenome:
     """A uniformly random valid genome: LIV classes first, then sharing within each class, then how LIVs are composed,
-    where the pool has extensions. Path groups are drawn from `PATH_LABELS`."""
+    where the pool has extensions. Path groups are drawn up to `PATH_LABELS`."""
     if depth < 1:
         raise StarError(f"a backbone has at least 1 LIV; depth {depth} was asked for.")
     classes = [rng.choice(pool.choices) for _ in range(depth)]
@@ -44,7 +46,7 @@ def random_genome(pool: OptionPool, depth: int, rng: Random) -> BackboneGenome:
 def _optional_choices(pool: OptionPool, depth: int) -> dict[str, range]:
     """What integers 6 to 8 are drawn from, for those that the pool has."""
     return {
-        field: PATH_LABELS if field == "path_group" else optional_values(field, depth)
+        field: optional_values(field, min(depth, PATH_LABELS) if field == "path_group" else depth)
         for field, extension, _, _ in OPTIONAL
         if extension in pool.extensions
     }

@@ -90,12 +90,53 @@ class Resolver:
                 self._first_owners.setdefault((*key, name), index)
         self._feature_sources.setdefault((segment.liv, segment.feature_group), index)
 
-    def choices(self, liv: int) -> Iterator[Segment]:
-        """All segments that the next LIV can have, with groups numbered in order of appearance."""
-        featurizers = sum(known == liv for known, _ in self._featurizer_sources)
-        features = sum(known == liv for known, _ in self._feature_sources)
-        strategies = range(2, len(self.pool[liv].strategies) + 1)
-        shared = [(group, strategy) for group in range(1, features + 1) for strategy in strategies]
-        for feature_group, feature_strategy in [(features + 1, 1), *shared]:
-            for group, strategy in [(featurizers + 1, 1), *((known, 2) for known in range(1, featurizers + 1))]:
-                yield Segment(liv, group, strategy, feature_group, feature_strategy)
+    def drop(self) -> None:
+        """Take the last LIV away again."""
+        self.segments.pop()
+        self._taken.pop()
+        self._owners.pop()
+        known: tuple[dict, ...] = (self._featurizer_sources, self._feature_sources, self._first_owners)
+        for sources in known:
+            for key in [key for key, source in sources.items() if source == len(self.segments)]:
+                del sources[key]
+
+    def matches(self, liv: int, row: Row) -> Iterator[Segment]:
+        """All segments by which the next LIV gets `row`, with groups numbered in order of appearance. In a fixed order:
+        feature groups taken before featurizer sharing, nothing before something, earlier groups before later ones."""
+        featurizers = self._featurizer_choices(liv, row)
+        for feature_group, feature_strategy in self._feature_choices(liv, row):
+            for group, strategy in featurizers:
+                segment = Segment(liv, group, strategy, feature_group, feature_strategy)
+                if self.resolve(segment) == row:
+                    yield segment
+
+    def _feature_choices(self, liv: int, row: Row) -> list[tuple[int, int]]:
+        """Groups and strategies that take what `row` takes."""
+        taken, groups = row[0], self.pool[liv].groups
+        sources = {group: index for (known, group), index in self._feature_sources.items() if known == liv}
+        strategies = [
+            number
+            for number, names in enumerate(self.pool[liv].strategies, start=1)
+            if names and {name for name in names if groups[name].from_input} == set(taken)
+        ]
+        return [(len(sources) + 1, 1)] * (not taken) + [
+            (group, strategy)
+            for group, index in sorted(sources.items())
+            if not taken or index in taken.values()
+            for strategy in strategies
+        ]
+
+    def _featurizer_choices(self, liv: int, row: Row) -> list[tuple[int, int]]:
+        """Groups and strategies that may give the weights of `row`: those of an owner's group, where it has another one;
+        otherwise a new group, or one that has no weights for what is computed."""
+        groups, index = self.pool[liv].groups, len(self.segments)
+        owners = {name: owner for name, owner in row[1].items() if groups[name].from_input}
+        if foreign := {owner for owner in owners.values() if owner < index}:
+            return [(group, 2) for group in sorted({self.segments[owner].featurizer_group for owner in foreign})]
+        known = sum(other == liv for other, _ in self._featurizer_sources)
+        joined = (
+            group
+            for group in range(1, known + 1)
+            if not any((liv, group, name) in self._first_owners for name in owners)
+        )
+        return [(known + 1, 1), *((group, 2) for group in joined)]

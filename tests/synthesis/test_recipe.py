@@ -102,7 +102,7 @@ def test_mistakes_are_told_in_one_sentence(line: str, message: str, tmp_path: Pa
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(StarError, match="default, demo, paper-125m"):
+    with pytest.raises(StarError, match="default, demo, extended, paper-125m"):
         Recipe.load("dmeo")
 
 

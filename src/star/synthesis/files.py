@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -52,6 +53,19 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StarError(f"not TOML: {error}") from None
+
+
+def toml_text(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """Tables with their heads, such as ``[model]``; the head of settings outside of all tables is empty."""
+    return "\n".join(
+        (f"{head}\n" if head else "") + "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
+        for head, settings in tables
+    )
+
+
+def _toml(value: Any) -> str:
+    """A number, text, truth value or list of these; as in JSON but for characters that JSON escapes in pairs."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 @contextmanager

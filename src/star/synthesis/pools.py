@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainVali
 from star.errors import StarError
 from star.genome import BackboneGenome, Extension, LivClass, OptionPool, Segment
 from star.genome.extension import FEWEST, parse_extensions
-from star.synthesis.files import named, read_toml
+from star.synthesis.files import named, read_toml, toml_text
 from star.validation import CheckedModel, listed
 
 NO_POOL = "none"
@@ -141,6 +141,14 @@ def genome_pool(genome: BackboneGenome, pool: str | None = None, extend: str | N
     return build_pool(
         settings["model.pool"], settings.get("model.classes", ()), listed(settings.get("model.extend", ()))
     )
+
+
+def pool_toml(genome: BackboneGenome, pool: OptionPool) -> str:
+    """The classes of ``pool`` that ``genome`` has, and its extensions, as a file for ``pool_settings``."""
+    used = sorted({segment.liv for segment in genome.without_identities()})
+    extend = [extension.value for extension in pool.extensions]
+    rows = [("[[classes]]", pool[liv].to_dict()) for liv in used]
+    return toml_text([("", {"base": NO_POOL, "extend": extend}), *rows])
 
 
 @lru_cache(maxsize=256)

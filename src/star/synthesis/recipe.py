@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,17 +12,19 @@ from star.data import DataRecipe
 from star.errors import StarError
 from star.evolution import algorithm_class
 from star.genome import OptionPool
-from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names
+from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Objective, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
 from star.training import TrainingRecipe
 from star.validation import CheckedModel, listed
 
+MOST_LIVS = 4096  # of a backbone
+
 
 class ModelRecipe(CheckedModel):
     """What all candidates have in common; the paper keeps it fixed during a search (section 5)."""
 
-    depth: int = Field(gt=0, le=4096, description="LIVs in a backbone")
+    depth: int = Field(gt=0, le=MOST_LIVS, description="LIVs in a backbone")
     width: int = Field(gt=0, le=1 << 20, description="channels of the residual stream")
     pool: PoolName = Field(
         default="paper", description="the option pool that genomes draw from; with none, from the own classes alone"
@@ -133,10 +134,7 @@ class Recipe(CheckedModel):
         classes = sections["model"].pop("classes")
         tables = [("[model]", sections.pop("model")), *(("[[model.classes]]", row) for row in classes)]
         tables += [(f"[{section}]", settings) for section, settings in sections.items()]
-        return "\n".join(
-            f"{head}\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-            for head, settings in tables
-        )
+        return toml_text(tables)
 
     def override(self, settings: Mapping[str, Any]) -> Recipe:
         """A copy with some settings changed, by dotted name (``{"training.tokens": 10**6}``); None changes nothing.
@@ -185,8 +183,3 @@ class Recipe(CheckedModel):
         """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
         lengths = [objective.length for objective in self.objectives if objective.length is not None]
         return lengths[0] if lengths else self.training.length
-
-
-def _toml(value: Any) -> str:
-    """A number, text, truth value or list of these; as in JSON but for characters that JSON escapes in pairs."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

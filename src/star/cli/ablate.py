@@ -40,6 +40,7 @@ def run(
     width: options.Width = None,
     length: options.Length = None,
     tokens: options.Tokens = None,
+    batch_tokens: options.BatchTokens = None,
     seed: options.Seed = None,
     workers: options.Workers = None,
     as_json: options.AsJson = False,
@@ -63,6 +64,7 @@ def run(
         width=width,
         length=length,
         tokens=tokens,
+        batch_tokens=batch_tokens,
         seed=seed,
     )
     chosen = Ablation.load(recipe).override(settings)

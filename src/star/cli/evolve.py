@@ -38,6 +38,7 @@ def run(
     width: options.Width = None,
     length: options.Length = None,
     tokens: options.Tokens = None,
+    batch_tokens: options.BatchTokens = None,
     seed: options.Seed = None,
     workers: options.Workers = None,
 ) -> None:
@@ -60,6 +61,7 @@ def run(
         width=width,
         length=length,
         tokens=tokens,
+        batch_tokens=batch_tokens,
         seed=seed,
     )
     chosen = _base_recipe(recipe, run).override(settings)

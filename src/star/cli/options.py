@@ -56,6 +56,7 @@ Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]
 Width = Annotated[int | None, typer.Option(help="Channels of each candidate.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of one training sequence.")]
 Tokens = Annotated[int | None, typer.Option(help="Training budget of each candidate, in tokens.")]
+BatchTokens = Annotated[int | None, typer.Option(help="Tokens of one optimiser step.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the search and of all weights.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Candidates trained at once; default: as many as fill the cores.")
@@ -73,6 +74,7 @@ _SETTINGS = {
     "width": "model.width",
     "length": "training.length",
     "tokens": "training.tokens",
+    "batch_tokens": "training.batch_tokens",
     "seed": "search.seed",
 }
 

@@ -88,9 +88,7 @@ def run(
     )
     say("")
     if command is None:
-        say(
-            f"The LIV classes of {found.name} are its own; with --write-pool FILE they are a file, to train it over them."
-        )
+        say(f"The LIV classes of {found.name} are its own; --write-pool FILE writes them, to train the scaled one.")
     else:
         say(f"Next: `{command}` trains the scaled one.")
 

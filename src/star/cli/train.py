@@ -43,7 +43,7 @@ def run(
     width: Annotated[int | None, typer.Option(help="Channels; default 128.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of one training sequence; default 512.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Training budget; default ten times that of the search.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of one optimiser step.")] = None,
+    batch_tokens: options.BatchTokens = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     out: Annotated[

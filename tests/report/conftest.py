@@ -26,7 +26,7 @@ def run(run_path: Path) -> Iterator[Run]:
 #: Parallel paths in one line and in three, under each routing; residual links; identities.
 COMPOSED_GENOMES = [
     "1.1.1.1.1.1.0.1 0.1.1.1.1.0.0.1 9.1.1.1.1.0.1.2 23.1.1.1.1.0.1.1 1.1.2.1.4.1.0.1 9.2.1.2.1.0.0.1",
-    " ".join(f"{liv}.1.1.1.1.0.1.{3 if liv == 18 else 1}" for liv in range(18, 27)) + " 0.1.1.1.1.0.0.1",
+    "18.1.1.1.1.0.1.3 18.1.2.1.4.0.1.1 " + " ".join(f"{liv}.1.1.1.1.0.1.1" for liv in range(20, 27)) + " 00000",
     "5.1.1.1.1.0.1.1 6.1.1.1.1.0.1.1 0.1.1.1.1.0.0.1 0.1.1.1.1.0.0.1 9.1.1.1.1.0.0.1 9.2.1.2.1.0.0.1",
 ]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from star.genome import BackboneGenome, OptionPool, Stage, random_genome, stages
 from star.report.drawing import draw_backbone, in_words, legend
-from star.report.layout import ABREAST, BOX_WIDTH, SIDE, WIDTH, in_lines
+from star.report.layout import ABREAST, BOX_WIDTH, MARGIN, SIDE, WIDTH, in_lines
 from star.report.links import Link, arrows, links
 
 POOL = OptionPool.full().with_extensions("residual", "paths", "routing", "depth")
@@ -213,6 +213,12 @@ def test_a_backbone_without_composition_has_the_plain_width_and_no_trace_of_it()
     assert [(box[0], box[2]) for box in drawing.boxes.values()] == [(SIDE, SIDE + BOX_WIDTH)] * 4
     assert drawing.groups("stage") == drawing.groups("routing") == drawing.groups("residual") == []
     assert drawing.root.get("aria-label") == "Backbone <x>"
+
+
+def test_a_wide_drawing_has_room_for_bows_only_where_there_are_some() -> None:
+    paths = "10.1.1.1.1.0.1.1 11.1.1.1.1.0.1.1 18.1.1.1.1.0.1.1 18.{}.0.1.1"
+    plain, weights, both = (Drawing(paths.format(sharing)).size[0] for sharing in ("2.1.2.1", "1.2.2.1", "1.2.1.2"))
+    assert plain == weights - SIDE + MARGIN == both - 2 * (SIDE - MARGIN)
 
 
 def test_the_label_tells_of_paths_and_links() -> None:

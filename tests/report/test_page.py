@@ -124,7 +124,7 @@ def test_a_run_with_every_extension_has_a_report(composed_run: Run) -> None:
         assert f"{count} LIVs, " in text, "identities are not counted"
     legend = text[text.index('<ul class="legend">') :].partition("</ul>")[0]
     used = {liv for candidate in composed_run.front for liv in classes(composed_run, candidate)}
-    assert legend.count("swatch") == len(used) == 13
+    assert legend.count("swatch") == len(used) == 12
     assert "joins the stream" in legend
     assert "liquid router weighs them" in text
 

@@ -12,14 +12,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from star.genome import BackboneGenome, OptionPool, Routing
-from star.report.layout import BOX_HEIGHT, NODE, PILL, TOP, WIDTH, Layout, Place, layout
+from star.report.layout import BOX_HEIGHT, LETTER, NODE, PILL, TOP, WIDE, WIDTH, Layout, Place, layout
 from star.report.links import Arrow, Link, arrows, links
 from star.report.palette import class_colour
 from star.report.strokes import bow, head, rounded
 
 LINE = 14  # between labels
-LETTER = 6.6  # width of a letter of a name in a box that stands alone
-WIDE = 1.5 * WIDTH  # from here on a drawing needs the room of two
 
 ROUTINGS = {Routing.MIXER: "mixer", Routing.LIQUID: "liquid router"}
 MEANINGS = {
@@ -107,7 +105,7 @@ def _parallel(place: Place, boxes: Iterable[str], centre: float) -> str:
     pill = ""
     if routing in ROUTINGS:
         name = ROUTINGS[routing]
-        width, y = 6.2 * len(name) + 12, place.lines[-1].join + 4
+        width, y = LETTER * len(name) + 12, place.lines[-1].join + 4
         pill = (
             f'<g class="routing"><rect x="{centre - width / 2:g}" y="{y:g}" width="{width:g}" height="{PILL}" '
             f'rx="{PILL / 2}"/>{_text(centre, y + PILL - 5, name)}</g>'
@@ -190,7 +188,7 @@ def _plural(place: Place) -> str:
 
 def _fitted(name: str, width: float) -> str:
     """A name that stays inside its box; the title has it whole."""
-    room = int((width - 4) / 6.1)
+    room = int((width - 4) / LETTER)
     return name if len(name) <= room else f"{name[: room - 1]}…"
 
 

@@ -19,6 +19,7 @@ BOX_WIDTH, BOX_HEIGHT, GAP = 128, 22, 10
 SIDE = 92  # room for bows on each side
 TOP = 26
 WIDTH = BOX_WIDTH + 2 * SIDE  # of a drawing without parallel paths and residual links
+WIDE, MARGIN = 1.5 * WIDTH, 12  # what is wider needs the room of two, and has no room for bows where there are none
 
 ABREAST = 4  # boxes in a line; of more paths, the stage has several lines
 SLIMMEST, LETTER, SPACE = 56, 6.2, 10  # of boxes beside each other: width, width of a letter, what lies between them
@@ -122,8 +123,10 @@ def layout(genome: BackboneGenome, pool: OptionPool, shared: Sequence[Arrow]) ->
     slim = min(BOX_WIDTH, max(SLIMMEST, ceil(LETTER * max(map(len, names), default=0)) + SPACE))
     rows = [in_lines(stage.livs) for stage in composed]
     middle = max(_across(row, slim) for row in rows)
-    start = SIDE + lanes_width
-    layer = _Layer(shared, start + middle / 2, slim, {-1: SIDE, 1: start + middle})
+    wide = 2 * SIDE + lanes_width + middle >= WIDE
+    left, right = (MARGIN if wide and all(arrow.side != side for arrow in shared) else SIDE for side in (-1, 1))
+    start = left + lanes_width
+    layer = _Layer(shared, start + middle / 2, slim, {-1: left, 1: start + middle})
     y: float = TOP
     places: list[Place] = []
     for index, (stage, row) in enumerate(zip(composed, rows, strict=True)):
@@ -132,7 +135,7 @@ def layout(genome: BackboneGenome, pool: OptionPool, shared: Sequence[Arrow]) ->
         places.append(layer.place(stage, row, y))
         y = places[-1].bottom
     return Layout(
-        width=start + middle + SIDE,
+        width=start + middle + right,
         height=y + TOP,
         centre=layer.centre,
         boxes=tuple(

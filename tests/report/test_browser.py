@@ -108,3 +108,40 @@ def test_colours_follow_a_change_of_scheme(browser, report: Path) -> None:
     page.wait_for_function(f"{fill} !== {light!r}")
     assert page.evaluate(fill) != light
     page.close()
+
+
+@pytest.fixture
+def composed_report(composed_run: Run, tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    write_report(composed_run, path)
+    return path
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (800, "dark"), (1280, "light")])
+def test_composed_backbones_fit_and_their_names_stay_in_their_boxes(
+    browser, composed_report: Path, width: int, scheme: str
+) -> None:
+    visit = Visit(browser, composed_report, width, scheme)
+    page = visit.page
+    assert visit.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+    inside = """() => [...document.querySelectorAll('.backbone .name, .backbone .routing text')].map(text => {
+        const box = text.parentElement.querySelector('rect').getBBox(), own = text.getBBox();
+        return own.x >= box.x && own.x + own.width <= box.x + box.width;
+    })"""
+    found = page.evaluate(inside)
+    assert len(found) == 5 + 9 + 4 + 2
+    assert all(found)
+    shown = "getComputedStyle(document.querySelector('.legend .link')).stroke"
+    assert page.evaluate(shown) == page.evaluate(shown.replace(".legend", ".backbone"))
+    assert page.evaluate(shown) not in ("none", page.evaluate("getComputedStyle(document.body).color"))
+    page.close()
+
+
+def test_a_wide_drawing_has_the_room_of_two_where_there_is_room(browser, composed_report: Path) -> None:
+    for width, columns in ((1280, 2), (360, 1)):
+        page = Visit(browser, composed_report, width, "light").page
+        wide = page.locator("figure:has(> .wide)").bounding_box()["width"]
+        narrow = page.locator("figure:has(> .backbone:not(.wide))").first.bounding_box()["width"]
+        assert columns - 0.1 < wide / narrow < columns + 0.2
+        page.close()

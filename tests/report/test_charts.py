@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written_runs import recipe, write_run
 
-from star.report.charts import CURVE_POINTS, Chart, charts, smoothed
+from star.report.charts import CURVE_POINTS, Chart, charts, hover_text, smoothed
 from star.synthesis import Run, Status
 
 
@@ -114,3 +114,10 @@ def test_thinning_a_curve_keeps_its_end_and_its_range(losses: list[float]) -> No
     assert tokens[-1] == curve[-1][0]
     assert tokens == sorted(tokens)
     assert min(losses) - 1e-3 <= min(values) <= max(values) <= max(losses) + 1e-3
+
+
+def test_the_genome_of_a_composed_candidate_is_told_in_short_lines(composed_run: Run) -> None:
+    for candidate in composed_run.candidates:
+        lines = hover_text(candidate).split("<br>")
+        assert " ".join(lines).endswith(candidate.canonical)
+        assert max(map(len, lines)) <= 60

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star.genome import BackboneGenome, OptionPool, random_genome, wiring
-from star.report.drawing import BOX_WIDTH, SIDE, WIDTH, Arrow, arrows, draw_backbone, legend
+from star.report.drawing import draw_backbone, legend
+from star.report.layout import BOX_WIDTH, SIDE, WIDTH
+from star.report.links import Arrow, arrows
 from star.report.palette import class_colour
 
 POOL = OptionPool.paper()
@@ -65,12 +67,6 @@ def test_every_backbone_can_be_drawn_with_a_box_for_each_liv(seed: int, depth: i
     shared = sum(len(set(taken.values())) for taken in wires.taken)
     shared += sum(len(set(owners.values()) - {index}) for index, owners in enumerate(wires.owners))
     assert len([path for path in picture.iter("path") if path.get("class") == "bow"]) == shared
-
-
-def test_classes_have_different_colours_except_for_differentials() -> None:
-    plain = [class_colour(row, POOL) for row in POOL.rows if not row.differential]
-    assert len(set(plain)) == len(plain) == 9
-    assert class_colour(POOL[10], POOL) == class_colour(POOL[1], POOL)
 
 
 @pytest.mark.parametrize("liv", [1, 10])

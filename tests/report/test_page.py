@@ -12,7 +12,7 @@ from written_runs import FAILURE, recipe, write_run
 from star.errors import StarError
 from star.report import write_report
 from star.report.page import render
-from star.synthesis import Run
+from star.synthesis import Candidate, Run
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -112,3 +112,30 @@ def test_a_report_is_written_whole_or_not_at_all(run: Run, tmp_path: Path) -> No
 def test_two_reports_of_one_run_are_equal(run: Run) -> None:
     Random(0).random()
     assert render(run) == render(run)
+
+
+def test_a_run_with_every_extension_has_a_report(composed_run: Run) -> None:
+    text = render(composed_run)
+    page = Page(text)
+    assert page.open == []
+    assert text.count('<svg class="backbone') == len(composed_run.front) == 3
+    assert "up to 6 LIVs, width 64" in text
+    for count in (5, 9, 4):
+        assert f"{count} LIVs, " in text, "identities are not counted"
+    legend = text[text.index('<ul class="legend">') :].partition("</ul>")[0]
+    used = {liv for candidate in composed_run.front for liv in classes(composed_run, candidate)}
+    assert legend.count("swatch") == len(used) == 12
+    assert "joins the stream" in legend
+    assert "liquid router weighs them" in text
+
+
+def test_a_run_without_extensions_is_not_explained_by_them(run: Run) -> None:
+    text = render(run)
+    assert "joins the stream" not in text
+    assert "liquid router" not in text
+    assert "<dd>6 LIVs, width 64</dd>" in text
+
+
+def classes(run: Run, candidate: Candidate) -> set[int]:
+    genome, _ = run.architecture(candidate)
+    return {segment.liv for segment in genome}

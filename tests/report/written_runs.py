@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from star.genome import OptionPool, preset, random_genome
+from star.genome import BackboneGenome, OptionPool, preset, random_genome
 from star.lm import analyse
 from star.synthesis import Candidate, Recipe, Status
 from star.synthesis.store import Store
 
 OBJECTIVES = ("perplexity", "cache_bytes@4096")
+COMPOSED = OptionPool.full().with_extensions("residual", "paths", "routing", "depth")
 FAILURE = "diverged: the loss is <nan> & more"
 
 
@@ -34,8 +35,6 @@ def trained(candidate: Candidate, recipe: Recipe, rng: Random, quality: float) -
 
 
 def sized(candidate: Candidate, pool: OptionPool) -> Candidate:
-    from star.genome import BackboneGenome
-
     cost = analyse(BackboneGenome.parse(candidate.canonical), pool, width=64, length=4096)
     return replace(candidate, parameters=cost.parameters, cache_bytes=cost.cache_bytes)
 
@@ -78,4 +77,21 @@ def write_run(path: Path, recipe: Recipe, *, ended: int, baselines: bool) -> Pat
             baseline = sized(Candidate(name, str(genome), str(genome), genome.digest(own), 0), own)
             store.add([baseline])
             store.finish(trained(baseline, recipe, rng, 17.0))
+    return path
+
+
+def write_composed_run(path: Path, recipe: Recipe, genomes: list[str]) -> Path:
+    """A run of one generation: these genomes over the pool `COMPOSED`, none of which dominates another."""
+    rng = Random(7)
+    with Store.create(path) as store:
+        store.put_facts(recipe=recipe.model_dump_json(), corpus_description="a book")
+        for number, text in enumerate(genomes, start=1):
+            genome = BackboneGenome.parse(text).canonical(COMPOSED)
+            born = Candidate(
+                str(number), text, str(genome), genome.digest(COMPOSED), number, (), 1,
+                parameters=1000 * number, cache_bytes=100 * number,
+            )  # fmt: skip
+            store.add([born])
+            store.finish(trained(born, recipe, rng, 100.0 / 2**number))
+        store.set_population(1, [str(number) for number in range(1, len(genomes) + 1)])
     return path

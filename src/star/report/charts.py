@@ -14,6 +14,7 @@ from star.synthesis.run import score_row
 SMOOTHING = 0.9  # of the curves, as in the monitor of divergence
 CURVE_POINTS = 200
 MOST_CURVES = 120
+HOVER_LETTERS = 60  # of a genome in a line
 LOG_RATIO = 20.0  # an axis that spans more than this is logarithmic
 
 UNITS = {
@@ -243,7 +244,8 @@ def hover_text(candidate: Candidate) -> str:
     quality = "" if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}<br>"
     parents = f"<br>parents {', '.join(candidate.parents)}" if candidate.parents else ""
     words = candidate.canonical.split()
-    lines = "<br>".join(" ".join(words[start : start + 6]) for start in range(0, len(words), 6))
+    count = max(1, min(6, HOVER_LETTERS // (1 + max(map(len, words)))))
+    lines = "<br>".join(" ".join(words[start : start + count]) for start in range(0, len(words), count))
     return f"<b>{label}</b><br>{quality}{size}{parents}<br>{lines}"
 
 

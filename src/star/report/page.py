@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from star.errors import StarError
+from star.genome import Extension, Stage, stages
 from star.report.charts import Chart, charts, done_baselines
 from star.report.comparison import judge, sentence
 from star.report.drawing import draw_backbone, legend
@@ -74,11 +75,12 @@ def _summary(run: Run) -> str:
     failed = sum(candidate.status is Status.FAILED for candidate in candidates)
     volumes = run.hypervolumes
     tokens = recipe.training.steps * recipe.training.step_tokens
+    most = "up to " if Extension.DEPTH in recipe.pool.extensions else ""
     facts = {
         "State": f"{run.state.value}, {run.generations} of {recipe.search.generations} generations",
         "Candidates": f"{len(candidates)}" + (f", {failed} failed" if failed else ""),
         "Objectives": ", ".join(objective.title for objective in recipe.objectives),
-        "Architecture": f"{recipe.model.depth} LIVs, width {recipe.model.width}",
+        "Architecture": f"{most}{recipe.model.depth} LIVs, width {recipe.model.width}",
         "Training of each": f"{format_count(tokens)} tokens" if recipe.needs_training else "none",
         "Hypervolume": f"{volumes[0]:.3f} → {volumes[-1]:.3f}" if volumes else NOTHING,
     }
@@ -152,18 +154,29 @@ def _drawings(run: Run) -> str:
         return "<p>No generation has ended yet.</p>"
     figures = []
     used: set[int] = set()
+    composed: list[Stage] = []
     for candidate in [*front, *done_baselines(run)]:
         genome, pool = run.architecture(candidate)
+        genome = genome.without_identities()
+        composed += stages(genome)
         if candidate.id is not None:
             used |= {segment.liv for segment in genome}
         size = f"{format_count(candidate.parameters)} parameters, {format_bytes(candidate.cache_bytes)} cache"
+        if Extension.DEPTH in pool.extensions:
+            size = f"{genome.depth} LIV{'' if genome.depth == 1 else 's'}, {size}"
         quality = "" if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}, "
         label = candidate.name if candidate.id is None else f"Candidate {candidate.name}"
         drawing = draw_backbone(genome, pool, label=f"Backbone of {label}: {genome}")
         figures.append(f"<figure>{drawing}<figcaption><b>{escape(label)}</b><br>{quality}{size}</figcaption></figure>")
+    paths = (
+        " Boxes beside each other: LIVs with the same input, whose outputs are added; a mixer or a liquid router "
+        "weighs them where one is named."
+        if any(len(stage.livs) > 1 for stage in composed)
+        else ""
+    )
+    key = legend(run.recipe.pool, used, residual=any(stage.source is not None for stage in composed))
     return (
         '<p class="quiet">One box for each LIV, first LIV on top; pink borders mark differentials. Solid arrows on the '
         "right: the weights of feature groups are shared. Dashed arrows on the left: the features themselves are "
-        "shared, and stored once in the cache.</p>"
-        f'{legend(run.recipe.pool, used)}<div class="drawings">{"".join(figures)}</div>'
+        f'shared, and stored once in the cache.{paths}</p>{key}<div class="drawings">{"".join(figures)}</div>'
     )

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import colorsys
 
-from star.genome import LivClass, OptionPool, TokenMixing
+from star.genome import LivClass, Nonlinearity, OptionPool, Sparsity, TokenMixing
 
 #: Degrees on the colour wheel; memoryless LIVs are grey.
-HUES = {TokenMixing.LOW_RANK: 212, TokenMixing.SEMI_SEPARABLE: 28, TokenMixing.SCALED_TOEPLITZ: 130}
+HUES = {
+    TokenMixing.LOW_RANK: 212,
+    TokenMixing.SEMI_SEPARABLE: 28,
+    TokenMixing.SCALED_TOEPLITZ: 130,
+    TokenMixing.RESAMPLING: 290,
+}
+#: Relatives of a family stand beside it on the wheel: fixed state spaces, attention without softmax, with a window.
+STATE_SPACE, LINEAR, WINDOWED = 26, -28, 32
 LIGHTEST, DARKEST = 0.84, 0.66  # dark text stays readable on both
 SATURATION = 0.75
 
@@ -22,10 +29,9 @@ def class_colour(row: LivClass, pool: OptionPool) -> str:
     """A light colour for a LIV class; a differential has that of the class that it doubles."""
     if row.memoryless:
         return _hex(0, 0.0, 0.83)
-    mixing = row.operator.token_mixing
-    family = sorted({_undoubled(other) for other in pool.rows if other.operator.token_mixing is mixing})
+    family = sorted({_undoubled(other) for other in pool.rows if not other.memoryless and _hue(other) == _hue(row)})
     place = family.index(_undoubled(row)) / max(1, len(family) - 1)
-    return _hex(HUES.get(mixing, 290), SATURATION, LIGHTEST - place * (LIGHTEST - DARKEST))
+    return _hex(_hue(row), SATURATION, LIGHTEST - place * (LIGHTEST - DARKEST))
 
 
 def generation_colour(generation: int, last: int) -> str:
@@ -33,6 +39,16 @@ def generation_colour(generation: int, last: int) -> str:
     place = (generation - 1) / max(1, last - 1) * (len(SCALE) - 1)
     low = min(int(place), len(SCALE) - 2)
     return _mix(SCALE[low], SCALE[low + 1], place - low)
+
+
+def _hue(row: LivClass) -> int:
+    """By token mixing and, within it, by what sets the classes beyond the paper's apart."""
+    operator = row.operator
+    hue = HUES[operator.token_mixing] + (STATE_SPACE if row.state_spaces else 0)
+    if operator.token_mixing is TokenMixing.LOW_RANK:
+        hue += LINEAR if operator.nonlinearity is Nonlinearity.NONE else 0
+        hue += WINDOWED if operator.sparsity is not Sparsity.NONE else 0
+    return hue
 
 
 def _undoubled(row: LivClass) -> tuple[str, str]:

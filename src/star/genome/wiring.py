@@ -127,7 +127,7 @@ class Resolver:
         ]
 
     def _featurizer_choices(self, liv: int, row: Row) -> list[tuple[int, int]]:
-        """Groups and strategies that may give the weights of `row`: those of an owner's group, where it has another one;
+        """Groups and strategies that may give the weights of `row`: those of an owner's group, where it has another;
         otherwise a new group, or one that has no weights for what is computed."""
         groups, index = self.pool[liv].groups, len(self.segments)
         owners = {name: owner for name, owner in row[1].items() if groups[name].from_input}

@@ -109,7 +109,7 @@ class Featurizer(nn.Module):
     def __init__(self, row: LivClass, width: int, length: int, computed: Mapping[str, nn.Module | None]) -> None:
         """`computed` names the groups to compute; a module given there is shared, None is built here."""
         super().__init__()
-        self.reads_v = {name for name in computed if _reads_v(row, name)}
+        self.reads_v = {name for name in computed if name in row.reading_v}
         # A group that is a constant, or that reads a v from elsewhere, never looks at x.
         self.reads_x = any(
             row.groups[name].from_input and not (name in self.reads_v and "v" not in computed) for name in computed
@@ -159,14 +159,6 @@ class Featurizer(nn.Module):
         return self.groups["K"](length)
 
 
-def _reads_v(row: LivClass, name: str) -> bool:
-    return (
-        row.operator.token_mixing is TokenMixing.SEMI_SEPARABLE
-        and name in ("delta", "B", "C")
-        and all(row.groups[group].token_mixing is TokenMixing.SCALED_TOEPLITZ for group in (name, "v"))
-    )
-
-
 def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
     group = row.groups[name]
     outputs = group_channels(row, name, width)
@@ -183,8 +175,8 @@ def _build(row: LivClass, name: str, width: int, length: int) -> nn.Module:
         return Constant(outputs, softplus_range)
     mixing = group.channel_mixing
     blocks = width // head_size(width) if mixing is ChannelMixing.GROUPED else 1
-    inputs = inner_width(row, width) if _reads_v(row, name) else width
-    convolve = group.token_mixing is TokenMixing.SCALED_TOEPLITZ and not _reads_v(row, name)
+    inputs = inner_width(row, width) if name in row.reading_v else width
+    convolve = group.token_mixing is TokenMixing.SCALED_TOEPLITZ and name not in row.reading_v
     project: nn.Module | None
     if step_size and mixing is ChannelMixing.DENSE and outputs > step_rank(width):
         project = Factored(inputs, outputs, step_rank(width))

@@ -2,8 +2,8 @@
 
 Each task probes one skill: recall of pairs given in the sequence (also with keys and values of several tokens, and
 among noise), copying tokens in order, squeezing a sequence into one vector, and learning facts that are the same in
-every sequence. A task gives tokens and targets [n, ℓ], where `IGNORED` marks positions without a question; difficulties are
-the paper's baselines.
+every sequence. A task gives tokens and targets [n, ℓ], where `IGNORED` marks positions without a question; difficulties
+are the paper's baselines.
 """
 
 from __future__ import annotations

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from star.genome import preset as preset
     from star.liv import LIV as LIV
     from star.lm import LanguageModel as LanguageModel
+    from star.synthesis import Ablation as Ablation
     from star.synthesis import Recipe as Recipe
     from star.synthesis import Run as Run
+    from star.synthesis import ablate as ablate
     from star.synthesis import evolve as evolve
 
 _HOMES = {
+    "Ablation": "star.synthesis",
     "Backbone": "star.backbone",
     "BackboneGenome": "star.genome",
     "ChannelMixingStructure": "star.compat",
@@ -49,6 +52,7 @@ _HOMES = {
     "StarError": "star.errors",
     "State": "star.backbone",
     "TokenMixingStructure": "star.compat",
+    "ablate": "star.synthesis",
     "evolve": "star.synthesis",
     "preset": "star.genome",
 }

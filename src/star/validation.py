@@ -51,6 +51,11 @@ class CheckedModel(BaseModel):
         return type(self)(**{**values, **changes})
 
 
+def listed(value: Any) -> Any:
+    """A list as the command line writes it, one text with commas; anything else as it is."""
+    return [part for part in map(str.strip, value.split(",")) if part] if isinstance(value, str) else value
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The mistakes of `error` as one sentence: each setting, the value seen, what is allowed."""
     return "; ".join(_explain_one(dict(detail), model) for detail in error.errors())

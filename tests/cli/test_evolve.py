@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, evolve_small
 
-from star.cli import evolve
+from star.cli import options
 from star.synthesis import Recipe, Run
 
 
@@ -49,7 +49,8 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch, star) 
             "perplexity,parameters",
         ),
         *("--population", "6", "--generations", "5", "--depth", "10", "--width", "96", "--length", "128"),
-        *("--tokens", "123456", "--seed", "7", "--workers", "3"),
+        *("--tokens", "123456", "--batch-tokens", "2048", "--seed", "7", "--workers", "3"),
+        *("--pool", "extended", "--extend", "depth,paths"),
     )
     assert (run, workers) == (Path("here"), 3)
     assert (recipe.data.source, recipe.data.tokenizer) == ("some.txt", "bpe:512")
@@ -57,6 +58,8 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch, star) 
     assert (recipe.search.population, recipe.search.generations, recipe.search.seed) == (6, 5, 7)
     assert (recipe.model.depth, recipe.model.width) == (10, 96)
     assert (recipe.training.length, recipe.training.tokens) == (128, 123456)
+    assert recipe.training.batch_tokens == 2048
+    assert (recipe.model.pool, recipe.model.extend) == ("extended", ("paths", "depth"))
 
 
 def test_without_options_the_recipe_is_the_default_one(monkeypatch: pytest.MonkeyPatch, star) -> None:
@@ -151,5 +154,5 @@ def test_interrupting_names_the_command_that_continues(tmp_path: Path, text: Pat
 def test_a_run_name_ignores_how_many_generations_there_are() -> None:
     recipe = Recipe.load("demo")
     longer = recipe.override({"search.generations": 99})
-    assert evolve.default_name("demo", recipe) == evolve.default_name("demo", longer)
+    assert options.default_run("demo", recipe) == options.default_run("demo", longer)
     assert evolve.default_name("dir/mine.toml", recipe).startswith("mine-")

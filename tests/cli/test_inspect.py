@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from small_runs import evolve_small
 
-KEYS = {"genome", "canonical", "pool", "depth", "width", "length", "livs", "parameters", "cache_bytes"}
+KEYS = {
+    *("genome", "canonical", "pool", "extensions", "depth", "width", "length", "livs", "stages"),
+    *("parameters", "cache_bytes"),
+}
 
 
 def inspected(star, *arguments: str | Path) -> dict:

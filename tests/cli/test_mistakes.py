@@ -16,6 +16,13 @@ import pytest
         (["inspect", "11111 99111"], "99"),
         (["inspect", "77777"], "invalid"),
         (["inspect", "11111 91111", "--depth", "3"], "has 2 LIVs, not 3"),
+        (["inspect", "23.1.1.1.1", "--pool", "paper"], "class 23 is not in pool 'paper'"),
+        (["inspect", "99.1.1.1.1"], "class 99 is not in pool 'extended'"),
+        (["inspect", "11111", "--pool", "pond"], "pools are paper, extended, none"),
+        (["inspect", "11111", "--extend", "wings"], "'wings' names no extension"),
+        (["inspect", "1.1.1.1.1.1", "--pool", "paper"], "does not have the extension 'residual'"),
+        (["inspect", "0.1.1.1.1", "--pool", "extended"], "extend the pool by 'depth'"),
+        (["inspect", "transformer++", "--pool", "paper"], "--pool must be left out"),
         (["inspect", "transformer++", "--depth", "0"], "at least 1"),
         (["inspect", "transformer++", "--width", "30"], "width 30"),
         (["inspect", "transformer++", "--length", "0"], "--length is 0"),
@@ -25,6 +32,22 @@ import pytest
         (["evolve", "demo", "--objectives", "beauty"], "'beauty' is no objective"),
         (["evolve", "demo", "--objectives", "perplexity@3"], "takes no length"),
         (["evolve", "demo", "--population", "1"], "population"),
+        (["evolve", "demo", "--pool", "pond"], "'pond' is neither an option pool nor a file"),
+        (["evolve", "demo", "--pool", "none"], "nothing but own LIV classes"),
+        (["evolve", "demo", "--extend", "routing"], "routing chooses between paths"),
+        (["evolve", "residual-ablation"], "run it with `star ablate`"),
+        (["ablate", "demo"], "two or more conditions"),
+        (["ablate", "no-such-recipe"], "neither a recipe nor a file"),
+        (["ablate", "residual-ablation", "--extend", "depth"], "has a model.extend of its own"),
+        (["ablate", "residual-ablation", "--width", "0"], "model.width"),
+        (["scale", "11111", "--stack", "0"], "stacked at least once"),
+        (["scale", "11111", "--stack", "5000"], "at most 4096"),
+        (["scale", "11111", "--width", "30"], "width 30"),
+        (["scale", "11111", "--from-width", "30", "--width", "64"], "width 30"),
+        (["scale", "11111", "--stack", "2", "--length", "0"], "--length is 0"),
+        (["scale", "11111"], "nothing to scale"),
+        (["scale", "striped-mamba", "--stack", "2", "--extend", "paths"], "--extend must be left out"),
+        (["train", "deformer", "--pool", "extended"], "--pool must be left out"),
         (["evolve", "demo", "--tokens", "1"], "does not pay for one step"),
         (["evolve", "demo", "--data", "no/such/text"], "no/such/text"),
         (["evolve", "demo", "--tokenizer", "gpt"], "'gpt' names no tokenizer"),
@@ -94,3 +117,11 @@ def test_an_unexpected_error_keeps_its_traceback(star, monkeypatch: pytest.Monke
     monkeypatch.setattr(targets, "resolve", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         star("inspect", "11111")
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["train"], ["scale", "--stack", "2"]], ids=" ".join)
+def test_a_candidate_keeps_the_pool_of_its_run(star, finished_run: Path, command: list[str]) -> None:
+    for option, value in (("--pool", "paper"), ("--extend", "paths")):
+        answer = star(*command, f"{finished_run}:1", option, value)
+        assert answer.status == 2
+        assert f"{option} must be left out" in answer.err

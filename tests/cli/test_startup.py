@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
+COMMANDS = ("evolve", "compare", "report", "inspect", "scale", "train", "generate", "ablate")
 HEAVY = ("torch", "numpy", "plotly", "tokenizers", "star.synthesis", "star.lm")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["evolve", "--help"], ["train", "--help"], ["unknown"]], ids=" ".join
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), ["unknown"]], ids=" ".join
 )
 def test_commands_that_only_print_import_nothing_heavy(arguments: list[str]) -> None:
     program = (
@@ -27,17 +28,33 @@ def test_commands_that_only_print_import_nothing_heavy(arguments: list[str]) -> 
 
 def test_help_lists_every_command_and_every_option_of_a_search(star) -> None:
     commands = star("--help").out
-    assert all(f"  {name}  " in commands for name in ("evolve", "inspect", "train", "generate", "compare", "report"))
-    options = star("evolve", "--help").out
-    for name in (
-        *("data", "run", "objectives", "population", "generations", "depth", "width", "length", "tokens", "seed"),
-        *("workers", "tokenizer"),
-    ):
-        assert f"--{name} " in options
+    assert all(f"  {name}  " in commands for name in COMMANDS)
+    for command in ("evolve", "ablate"):
+        options = star(command, "--help").out
+        for name in (
+            *("data", "run", "objectives", "population", "generations", "depth", "width", "length", "tokens", "seed"),
+            *("workers", "tokenizer", "pool", "extend", "batch-tokens"),
+        ):
+            assert f"--{name} " in options
+
+
+def test_help_names_what_there_is(star) -> None:
+    from star.genome import PRESETS, Extension
+    from star.synthesis import Ablation, Recipe
+
+    def words(command: str) -> str:
+        return " ".join(star(command, "--help").out.split())
+
+    assert ", ".join([*Recipe.names(), "or a TOML file"]) in words("evolve")
+    assert all(name in words("ablate") for name in Ablation.names())
+    for command in ("inspect", "scale", "train"):
+        assert f"({', '.join(PRESETS)})" in words(command)
+    for command in ("evolve", "ablate", "inspect", "scale", "train"):
+        assert ", ".join(Extension) in words(command)
 
 
 def test_help_fits_eighty_columns(star) -> None:
-    for command in ([], ["evolve"], ["inspect"], ["train"], ["generate"], ["compare"], ["report"]):
+    for command in ([], *([name] for name in COMMANDS)):
         answer = star(*command, "--help")
         assert answer.status == 0
         assert max(map(len, answer.out.splitlines())) <= 80

@@ -35,9 +35,18 @@ def test_the_papers_recipe_has_the_papers_values() -> None:
     assert len(recipe.pool.ids) == 17
 
 
-def test_the_demo_trains_at_least_forty_candidates() -> None:
-    search = Recipe.load("demo").search
+@pytest.mark.parametrize("name", ["demo", "extended"])
+def test_small_recipes_train_at_least_forty_candidates(name: str) -> None:
+    search = Recipe.load(name).search
     assert search.population + (search.generations - 1) * (search.population - search.elites) >= 40
+
+
+def test_the_extended_recipe_has_the_budget_of_the_demo_and_every_choice() -> None:
+    demo, extended = Recipe.load("demo"), Recipe.load("extended")
+    assert demo.differences(extended) == ["model.pool", "model.extend", "search.objectives"]
+    assert extended.pool.ids == tuple(range(1, 32))
+    assert extended.pool.arity == 8
+    assert 0 in extended.pool.choices
 
 
 def test_overrides_are_checked_and_none_changes_nothing() -> None:
@@ -102,7 +111,7 @@ def test_mistakes_are_told_in_one_sentence(line: str, message: str, tmp_path: Pa
 
 
 def test_an_unknown_recipe_lists_those_there_are() -> None:
-    with pytest.raises(StarError, match="default, demo, paper-125m"):
+    with pytest.raises(StarError, match="default, demo, extended, paper-125m"):
         Recipe.load("dmeo")
 
 

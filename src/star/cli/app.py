@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from star.cli import compare, evolve, generate, inspect, report, train
+from star.cli import ablate, compare, evolve, generate, inspect, report, scale, train
 from star.errors import StarError
 
 USAGE_STATUS = 2
@@ -46,8 +46,10 @@ for command, module in (
     ("compare", compare),
     ("report", report),
     ("inspect", inspect),
+    ("scale", scale),
     ("train", train),
     ("generate", generate),
+    ("ablate", ablate),
 ):
     app.command(command, no_args_is_help=command != "evolve")(module.run)
 

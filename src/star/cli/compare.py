@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from star.cli import options
 from star.cli.console import INTERRUPTED_STATUS, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def run(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     workers: Annotated[int | None, typer.Option(min=1, help="Baselines trained at once.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Set the front beside Transformer++ and StripedMamba, trained on the same tokens with the same settings.
 

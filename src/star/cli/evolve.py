@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from star.cli import options
 from star.cli.console import INTERRUPTED_STATUS, say
 
 if TYPE_CHECKING:
     from star.synthesis import Recipe, Run
 
 DEFAULT_RECIPE = "default"
-RUNS = Path("runs")
 
 
 def run(
@@ -23,31 +22,25 @@ def run(
         str | None,
         typer.Argument(
             metavar="RECIPE",
-            help="default, demo, paper-125m, or a TOML file; without it a run that exists continues with its own.",
+            help="default, demo, extended, paper-125m, or a TOML file; without it a run that exists continues with "
+            "its own.",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Text to train on: a file, a folder, .jsonl, .parquet, or python-stdlib."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="bytes, bpe:VOCAB (such as bpe:4096), or the path of a tokenizer.json.")
-    ] = None,
+    data: options.Data = None,
+    tokenizer: options.Tokenizer = None,
     run: Annotated[Path | None, typer.Option("--run", help="The run directory; one that exists is continued.")] = None,
-    objectives: Annotated[
-        str | None,
-        typer.Option(help="What to minimise, with commas: perplexity, parameters, cache_bytes@L for L tokens."),
-    ] = None,
-    population: Annotated[int | None, typer.Option(help="Candidates of a population.")] = None,
-    generations: Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")] = None,
-    depth: Annotated[int | None, typer.Option(help="LIVs of each candidate.")] = None,
-    width: Annotated[int | None, typer.Option(help="Channels of each candidate.")] = None,
-    length: Annotated[int | None, typer.Option(help="Tokens of one training sequence.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Training budget of each candidate, in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the search and of all weights.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Candidates trained at once; default: as many as fill the cores.")
-    ] = None,
+    objectives: options.Objectives = None,
+    pool: options.Pool = None,
+    extend: options.Extend = None,
+    population: options.Population = None,
+    generations: options.Generations = None,
+    depth: options.Depth = None,
+    width: options.Width = None,
+    length: options.Length = None,
+    tokens: options.Tokens = None,
+    batch_tokens: options.BatchTokens = None,
+    seed: options.Seed = None,
+    workers: options.Workers = None,
 ) -> None:
     """Evolve architectures on your text.
 
@@ -56,21 +49,23 @@ def run(
     from star.cli.progress import search_progress
     from star.synthesis import evolve
 
-    chosen = _base_recipe(recipe, run).override(
-        {
-            "data.source": data,
-            "data.tokenizer": tokenizer,
-            "search.objectives": objectives,
-            "search.population": population,
-            "search.generations": generations,
-            "model.depth": depth,
-            "model.width": width,
-            "training.length": length,
-            "training.tokens": tokens,
-            "search.seed": seed,
-        }
+    settings = options.search_settings(
+        data=data,
+        tokenizer=tokenizer,
+        objectives=objectives,
+        pool=pool,
+        extend=extend,
+        population=population,
+        generations=generations,
+        depth=depth,
+        width=width,
+        length=length,
+        tokens=tokens,
+        batch_tokens=batch_tokens,
+        seed=seed,
     )
-    path = run or RUNS / default_name(recipe or DEFAULT_RECIPE, chosen)
+    chosen = _base_recipe(recipe, run).override(settings)
+    path = run or options.default_run(recipe or DEFAULT_RECIPE, chosen)
     say(f"run directory: {path}", err=True)
     try:
         with search_progress("candidates") as listener:
@@ -82,12 +77,6 @@ def run(
         raise typer.Exit(INTERRUPTED_STATUS) from None
     with result:
         show_front(result)
-
-
-def default_name(recipe: str, chosen: Recipe) -> str:
-    """The name of a run that was given none: one for each recipe and overrides, so that repeating it continues it."""
-    settings = chosen.model_dump_json(exclude={"search": {"generations"}})  # more generations are the same run
-    return f"{Path(recipe).stem}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def _base_recipe(recipe: str | None, run: Path | None) -> Recipe:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from star.cli.console import print_json, print_table, say
+from star.cli import options
+from star.cli.architecture import LENGTH, WIDTH, facts, show
+from star.cli.console import print_json, say
 from star.errors import StarError
 
 if TYPE_CHECKING:
@@ -15,16 +17,13 @@ if TYPE_CHECKING:
     from star.lm import Cost
     from star.synthesis import Candidate, Run
 
-WIDTH, LENGTH = 768, 4096  # the paper's 125M scale
-
 
 def run(
     target: Annotated[
         str,
         typer.Argument(
             metavar="GENOME|PRESET|RUN[:CANDIDATE]|CHECKPOINT",
-            help="A genome such as '11111 91111', transformer++, striped-mamba, a run directory, or a folder that "
-            "`star train` wrote.",
+            help=f"{options.GENOME}, a run directory, one of its candidates, or a folder that `star train` wrote.",
         ),
     ],
     depth: Annotated[int | None, typer.Option(help="LIVs of a preset; default 24.")] = None,
@@ -32,6 +31,8 @@ def run(
     length: Annotated[
         int | None, typer.Option(help="Tokens in the cache; default 4096, for a candidate its run's.")
     ] = None,
+    pool: options.GenomePool = None,
+    extend: options.GenomeExtend = None,
     materialize: Annotated[
         bool, typer.Option("--materialize", help="Draw T of each LIV of a checkpoint, as it is on a text.")
     ] = False,
@@ -40,7 +41,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The picture, .svg or .html; default: CHECKPOINT/operators.svg.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show each LIV of an architecture with its parameters and cache, or the last population of a run.
 
@@ -53,7 +54,7 @@ def run(
 
     if not materialize:
         drawing.refuse({"liv": liv, "text": text, "out": out})
-    found = resolve(target, depth=depth)
+    found = resolve(target, depth=depth, pool=pool, extend=extend)
     if materialize:
         if isinstance(found, RunTarget) or found.checkpoint is None:
             raise StarError(f"{target!r} is not trained, so it has no T; name a folder that `star train` wrote")
@@ -93,22 +94,7 @@ def _inspect_architecture(target: ArchitectureTarget, width: int | None, length:
     if config is not None:
         tied = "tied" if config.tie_embeddings else "untied"
         say(f"checkpoint of {config.vocab_size:,} tokens ({tied} embeddings), trained at length {config.length:,}")
-    genome, canonical = str(target.genome), str(target.genome.canonical(target.pool))
-    say(f"genome {genome}")
-    if canonical != genome:
-        say(f"canonical {canonical}")
-    say(f"{target.genome.depth} LIVs of pool {target.pool.name}, width {width}, cache at {length:,} tokens")
-    say("")
-    print_table(
-        [">LIV", ">class", "name", ">parameters", ">cache bytes", "<sharing"],
-        [
-            (str(row.index), str(row.liv), row.name, f"{row.parameters:,}", f"{row.cache_bytes:,}", row.sharing)
-            for row in cost.rows
-        ],
-    )
-    say("")
-    say(f"parameters   {cost.parameters:>15,}  (without embeddings, with the final norm)")
-    say(f"cache_bytes  {cost.cache_bytes:>15,}")
+    show(target, cost)
 
 
 def _ancestry(candidate: Candidate) -> str:
@@ -123,7 +109,7 @@ def _ancestry(candidate: Candidate) -> str:
 
 
 def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]:
-    """The JSON form of an architecture and its cost."""
+    """The JSON form of an architecture and its cost, and of the candidate or checkpoint that it is."""
     found = {} if target.candidate is None else {"candidate": candidate_facts(target.candidate)}
     if target.config is not None:
         found["checkpoint"] = {
@@ -131,27 +117,7 @@ def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]
             "tie_embeddings": target.config.tie_embeddings,
             "length": target.config.length,
         }
-    return found | {
-        "genome": str(target.genome),
-        "canonical": str(target.genome.canonical(target.pool)),
-        "pool": target.pool.name,
-        "depth": target.genome.depth,
-        "width": cost.width,
-        "length": cost.length,
-        "livs": [
-            {
-                "index": row.index,
-                "class": row.liv,
-                "name": row.name,
-                "sharing": row.sharing,
-                "parameters": row.parameters,
-                "cache_bytes": row.cache_bytes,
-            }
-            for row in cost.rows
-        ],
-        "parameters": cost.parameters,
-        "cache_bytes": cost.cache_bytes,
-    }
+    return found | facts(target.genome, target.pool, cost)
 
 
 def _inspect_run(target: Any, as_json: bool) -> None:

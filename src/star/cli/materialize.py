@@ -86,7 +86,8 @@ def write_out(checkpoint: Path, text: str, liv: int | None = None) -> Written:
 
     model = LanguageModel.load(checkpoint).eval()
     tokenizer = Tokenizer.load(checkpoint)
-    depth = model.config.genome.depth
+    genome = model.config.genome.without_identities()
+    depth = genome.depth
     if liv is not None and not 0 <= liv < depth:
         raise StarError(f"--liv is {liv}, but the LIVs of {str(checkpoint)!r} are 0 to {depth - 1}")
     tokens = tokenizer.encode(text)
@@ -95,7 +96,7 @@ def write_out(checkpoint: Path, text: str, liv: int | None = None) -> Written:
     shown = tokens[:MOST_TOKENS]
     with torch.inference_mode():
         _, matrices = model.backbone.materialize(model.embedding(torch.tensor([shown])))
-    rows = [model.config.pool[segment.liv] for segment in model.config.genome]
+    rows = [model.config.pool[segment.liv] for segment in genome]
     operators = [
         Operator(index, row.name, matrix[0].float().numpy(), 2 if row.differential else 1)
         for index, (row, matrix) in enumerate(zip(rows, matrices, strict=True))

@@ -15,6 +15,7 @@ from star.synthesis.events import (
     CandidateLost,
     CandidateStarted,
     CandidateStep,
+    ConditionStarted,
     CorpusProgress,
     CorpusReady,
     Event,
@@ -208,6 +209,8 @@ class _TrainingLog:
 def _remark(event: Event) -> str | None:
     """What deserves a line, with or without bars."""
     match event:
+        case ConditionStarted(condition=condition, place=place, total=total):
+            return f"condition {condition} ({place} of {total})"
         case SearchStarted(finished=finished, workers=workers):
             training = f"{workers} at a time" if workers > 1 else "one at a time"
             return f"continuing after {finished} candidates, {training}" if finished else f"candidates train {training}"

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from star.errors import StarError
 
@@ -42,26 +42,31 @@ class ArchitectureTarget:
     config: LanguageModelConfig | None = None
 
 
-def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH) -> RunTarget | ArchitectureTarget:
-    """What `text` names; `depth` chooses the depth of a preset (default: `preset_depth`).
+def resolve(
+    text: str,
+    *,
+    depth: int | None = None,
+    preset_depth: int = PRESET_DEPTH,
+    pool: str | None = None,
+    extend: str | None = None,
+) -> RunTarget | ArchitectureTarget:
+    """What `text` names; `depth` chooses the depth of a preset (default: `preset_depth`), `pool` and `extend` the
+    classes and extensions of a genome (see `star.synthesis.pools.genome_pool`).
 
-    Raises StarError where it names nothing, where a genome is invalid, or where `depth` contradicts a genome.
+    Raises StarError where it names nothing, where a genome is invalid, where `depth` contradicts a genome, or where
+    `pool` or `extend` is given for something that has an option pool already.
     """
-    from star.genome import PRESETS, preset
-
-    if text in PRESETS:
-        return ArchitectureTarget(text, *preset(text, preset_depth if depth is None else depth))
-    if _is_run(Path(text)):
-        return RunTarget(Path(text))
-    path, colon, candidate = text.rpartition(":")
-    if colon and _is_run(Path(path)):
-        target = _candidate(Path(path), candidate)
-    elif is_checkpoint(Path(text)):
-        target = _checkpoint(Path(text))
-    elif GENOME_LIKE.fullmatch(text) and not Path(text).exists():
-        target = _genome(text)
+    if not _is_genome(text):
+        target = _named(text, preset_depth if depth is None else depth)
+        if given := [f"--{name}" for name, value in (("pool", pool), ("extend", extend)) if value is not None]:
+            raise StarError(
+                f"{text!r} has an option pool of its own, so {' and '.join(given)} must be left out; it goes with a "
+                "genome, such as '11111 91111'"
+            )
+        if isinstance(target, RunTarget):
+            return target
     else:
-        raise StarError(_unknown(text, Path(path if colon else text)))
+        target = _genome(text, pool, extend)
     if depth is not None and depth != target.genome.depth:
         raise StarError(
             f"{text!r} has {target.genome.depth} LIVs, not {depth}: --depth chooses the depth of presets only"
@@ -69,16 +74,34 @@ def resolve(text: str, *, depth: int | None = None, preset_depth: int = PRESET_D
     return target
 
 
-def resolve_architecture(
-    text: str, *, depth: int | None = None, preset_depth: int = PRESET_DEPTH
-) -> ArchitectureTarget:
+def resolve_architecture(text: str, **choices: Any) -> ArchitectureTarget:
     """Like `resolve`, but a run as a whole is refused, and so is what is trained already."""
-    target = resolve(text, depth=depth, preset_depth=preset_depth)
+    target = resolve(text, **choices)
     if isinstance(target, RunTarget):
         raise StarError(f"{text!r} is a whole run: name one of its candidates, such as {text}:1")
     if target.checkpoint is not None:
         raise StarError(f"{text!r} is trained already; name a genome, a preset or RUN:CANDIDATE")
     return target
+
+
+def _is_genome(text: str) -> bool:
+    return GENOME_LIKE.fullmatch(text) is not None and not Path(text).exists()
+
+
+def _named(text: str, preset_depth: int) -> RunTarget | ArchitectureTarget:
+    """A preset, run, candidate or checkpoint."""
+    from star.genome import PRESETS, preset
+
+    if text in PRESETS:
+        return ArchitectureTarget(text, *preset(text, preset_depth))
+    if _is_run(Path(text)):
+        return RunTarget(Path(text))
+    path, colon, candidate = text.rpartition(":")
+    if colon and _is_run(Path(path)):
+        return _candidate(Path(path), candidate)
+    if is_checkpoint(Path(text)):
+        return _checkpoint(Path(text))
+    raise StarError(_unknown(text, Path(path if colon else text)))
 
 
 def _is_run(path: Path) -> bool:
@@ -113,13 +136,14 @@ def _candidate(path: Path, name: str) -> ArchitectureTarget:
         return ArchitectureTarget(f"{path.resolve().name}-{candidate.name}", genome, pool, run.recipe, candidate)
 
 
-def _genome(text: str) -> ArchitectureTarget:
-    from star.genome import BackboneGenome, OptionPool, require_valid
+def _genome(text: str, pool: str | None, extend: str | None) -> ArchitectureTarget:
+    from star.genome import BackboneGenome, require_valid
+    from star.synthesis.pools import genome_pool
 
-    pool = OptionPool.paper()
     genome = BackboneGenome.parse(text)
-    require_valid(genome, pool)
-    return ArchitectureTarget(genome.digest(pool), genome, pool)
+    chosen = genome_pool(genome, pool, extend)
+    require_valid(genome, chosen)
+    return ArchitectureTarget(genome.digest(chosen), genome, chosen)
 
 
 def _unknown(text: str, path: Path) -> str:

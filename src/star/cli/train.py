@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from star.cli import options
 from star.cli.console import INTERRUPTED_STATUS, say
 from star.errors import StarError
 
@@ -30,20 +31,19 @@ def run(
         str,
         typer.Argument(
             metavar="GENOME|PRESET|RUN:CANDIDATE",
-            help="A candidate takes text, width, length and training settings from its run.",
+            help=f"{options.GENOME}, or a candidate, which takes text, width, length and training settings from its "
+            "run.",
         ),
     ],
-    data: Annotated[
-        str | None, typer.Option(help="Text to train on: a file, a folder, .jsonl, .parquet, or python-stdlib.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="bytes, bpe:VOCAB (such as bpe:4096), or the path of a tokenizer.json.")
-    ] = None,
+    data: options.Data = None,
+    tokenizer: options.Tokenizer = None,
+    pool: options.GenomePool = None,
+    extend: options.GenomeExtend = None,
     depth: Annotated[int | None, typer.Option(help="LIVs of a preset; default 8.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels; default 128.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens of one training sequence; default 512.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Training budget; default ten times that of the search.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens of one optimiser step.")] = None,
+    batch_tokens: options.BatchTokens = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     out: Annotated[
@@ -64,7 +64,7 @@ def run(
     from star.synthesis.local import usable_cores
 
     base = Recipe.load(BASE_RECIPE)
-    architecture = resolve_architecture(target, depth=depth, preset_depth=base.model.depth)
+    architecture = resolve_architecture(target, depth=depth, preset_depth=base.model.depth, pool=pool, extend=extend)
     base = architecture.recipe or base
     tokens = base.training.tokens * LONGER if tokens is None else tokens
     recipe = base.override(

@@ -65,7 +65,7 @@ class Watch:
         match event:
             case SearchStarted(recipe=recipe, finished=finished):
                 self.total = planned_candidates(recipe.search)
-                self.finished = finished
+                self.finished, self.failed, self.generation = finished, 0, 0
                 self.pace.restart(finished)
             case GenerationStarted(generation=0, candidates=baselines):
                 self.total = len(baselines)

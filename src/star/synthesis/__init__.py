@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from star.synthesis.ablation import Ablation, ConditionResult, ablate
     from star.synthesis.baselines import compare
     from star.synthesis.candidate import Candidate, Status
     from star.synthesis.events import Event, Listener
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBJECTIVES",
+    "Ablation",
     "Candidate",
+    "ConditionResult",
     "Event",
     "Listener",
     "ModelRecipe",
@@ -25,6 +28,7 @@ __all__ = [
     "RunState",
     "SearchRecipe",
     "Status",
+    "ablate",
     "compare",
     "evolve",
     "parse_objective",
@@ -32,7 +36,9 @@ __all__ = [
 
 _HOMES = {
     "OBJECTIVES": "objectives",
+    "Ablation": "ablation",
     "Candidate": "candidate",
+    "ConditionResult": "ablation",
     "Event": "events",
     "Listener": "events",
     "ModelRecipe": "recipe",
@@ -42,6 +48,7 @@ _HOMES = {
     "RunState": "run",
     "SearchRecipe": "recipe",
     "Status": "candidate",
+    "ablate": "ablation",
     "compare": "baselines",
     "evolve": "search",
     "parse_objective": "objectives",

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ConditionStarted:
+    """Of an ablation: the search of the ``place``-th of ``total`` conditions begins."""
+
+    condition: str
+    place: int
+    total: int
+
+
+@dataclass(frozen=True)
 class SearchStarted:
     """The run is open and locked; ``finished`` candidates need no training any more."""
 
@@ -114,7 +123,8 @@ class SearchFinished:
 
 
 Event = (
-    SearchStarted
+    ConditionStarted
+    | SearchStarted
     | CorpusProgress
     | CorpusReady
     | TextRepeated

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,33 +12,32 @@ from star.data import DataRecipe
 from star.errors import StarError
 from star.evolution import algorithm_class
 from star.genome import OptionPool
+from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Objective, parse_objective
-from star.synthesis.pools import POOLS, OwnClass, build_pool, require_width
+from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
 from star.training import TrainingRecipe
-from star.validation import CheckedModel
+from star.validation import CheckedModel, listed
+
+MOST_LIVS = 4096  # of a backbone
 
 
 class ModelRecipe(CheckedModel):
     """What all candidates have in common; the paper keeps it fixed during a search (section 5)."""
 
-    depth: int = Field(gt=0, le=4096, description="LIVs in a backbone")
+    depth: int = Field(gt=0, le=MOST_LIVS, description="LIVs in a backbone")
     width: int = Field(gt=0, le=1 << 20, description="channels of the residual stream")
-    pool: str = Field(default="paper", description="the option pool that genomes draw from")
+    pool: PoolName = Field(
+        default="paper", description="the option pool that genomes draw from; with none, from the own classes alone"
+    )
+    extend: Extensions = Field(default=(), description="what genomes may use beside five integers for each LIV")
     classes: tuple[OwnClass, ...] = Field(
         default=(), description="own LIV classes; one with an id of the pool takes that row's place"
     )
     tie_embeddings: bool = Field(default=True, description="one matrix for the embedding and the output head")
 
-    @field_validator("pool")
-    @classmethod
-    def _known_pool(cls, value: str) -> str:
-        if value not in POOLS:
-            raise StarError(f"{value!r} names no option pool; there are: {', '.join(POOLS)}")
-        return value
-
     @model_validator(mode="after")
     def _classes_can_be_built(self) -> Self:
-        build_pool(self.pool, self.classes)
+        build_pool(self.pool, self.classes, self.extend)
         for row in self.classes:
             require_width(row, self.width)
         return self
@@ -70,7 +66,7 @@ class SearchRecipe(CheckedModel):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Also the command line's form: one text with commas."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return listed(value)
 
     @field_validator("objectives")
     @classmethod
@@ -105,39 +101,31 @@ class Recipe(CheckedModel):
 
     @staticmethod
     def names() -> list[str]:
-        """The recipes that come with STAR."""
-        files = resources.files("star.synthesis").joinpath("recipes").iterdir()
-        return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
+        """The recipes that come with STAR; for ablations see ``Ablation.names``."""
+        return recipe_names(ablations=False)
 
     @classmethod
     def load(cls, name: str | Path) -> Recipe:
         """A recipe by name (see ``names``) or from a TOML file.
 
-        Raises StarError for an unknown name, a file that cannot be read, no TOML, or a bad setting.
+        Raises StarError for an unknown name, a file that cannot be read, no TOML, a bad setting, or an ablation.
         """
-        if isinstance(name, str) and name in cls.names():
-            text = resources.files("star.synthesis").joinpath("recipes", f"{name}.toml").read_text(encoding="utf-8")
-            return cls.from_toml(text)
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise StarError(
-                f"{str(name)!r} is neither a recipe nor a file; recipes are {', '.join(cls.names())}, "
-                "or give the path of a TOML file"
-            )
-        try:
-            return cls.from_toml(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise StarError(f"the recipe {str(path)!r} cannot be read: {error}") from None
-        except StarError as error:
-            raise StarError(f"the recipe {str(path)!r}: {error}") from None
+        settings = read_recipe(name)
+        with named("recipe", name):
+            return cls._of_one_search(settings)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """The inverse of ``to_toml``; StarError where the text is no TOML or a setting is bad."""
-        try:
-            settings = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise StarError(f"not TOML: {error}") from None
+        """The inverse of ``to_toml``; StarError where the text is no TOML, a setting is bad, or it is an ablation."""
+        return cls._of_one_search(parse_toml(text))
+
+    @classmethod
+    def _of_one_search(cls, settings: dict[str, Any]) -> Recipe:
+        if ABLATION in settings:
+            raise StarError(
+                f"it has an [{ABLATION}], which is one search for each condition: run it with `star ablate`, or take "
+                "that section out"
+            )
         return cls.model_validate(settings)
 
     def to_toml(self) -> str:
@@ -146,10 +134,7 @@ class Recipe(CheckedModel):
         classes = sections["model"].pop("classes")
         tables = [("[model]", sections.pop("model")), *(("[[model.classes]]", row) for row in classes)]
         tables += [(f"[{section}]", settings) for section, settings in sections.items()]
-        return "\n".join(
-            f"{head}\n" + "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-            for head, settings in tables
-        )
+        return toml_text(tables)
 
     def override(self, settings: Mapping[str, Any]) -> Recipe:
         """A copy with some settings changed, by dotted name (``{"training.tokens": 10**6}``); None changes nothing.
@@ -180,8 +165,8 @@ class Recipe(CheckedModel):
 
     @property
     def pool(self) -> OptionPool:
-        """The option pool of ``model.pool``, with ``model.classes``."""
-        return build_pool(self.model.pool, self.model.classes)
+        """The option pool of ``model.pool``, with ``model.classes`` and ``model.extend``."""
+        return build_pool(self.model.pool, self.model.classes, self.model.extend)
 
     @property
     def objectives(self) -> list[Objective]:
@@ -198,8 +183,3 @@ class Recipe(CheckedModel):
         """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
         lengths = [objective.length for objective in self.objectives if objective.length is not None]
         return lengths[0] if lengths else self.training.length
-
-
-def _toml(value: Any) -> str:
-    """A number, text, truth value or list of these; as in JSON but for characters that JSON escapes in pairs."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

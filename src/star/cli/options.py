@@ -1,0 +1,93 @@
+"""Options and arguments that several commands have, and the settings of a recipe that they stand for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from star.synthesis import Recipe
+
+RUNS = Path("runs")
+PRESET_NAMES = "transformer++, striped-mamba, deformer, deformer-only"
+GENOME = f"A genome such as '11111 91111', a preset ({PRESET_NAMES})"
+
+Data = Annotated[
+    str | None, typer.Option(help="Text to train on: a file, a folder, .jsonl, .parquet, or python-stdlib.")
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(help="bytes, bpe:VOCAB (such as bpe:4096), or the path of a tokenizer.json.")
+]
+Objectives = Annotated[
+    str | None,
+    typer.Option(help="What to minimise, with commas: perplexity, parameters, cache_bytes@L for L tokens."),
+]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POOL", help="LIV classes: paper (1 to 17), extended (1 to 31), or a TOML file with [[classes]]."
+    ),
+]
+Extend = Annotated[
+    str | None,
+    typer.Option(help="What genomes may use beside five integers, with commas: residual, paths, routing, depth."),
+]
+GenomePool = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="POOL",
+        help="LIV classes of a genome: paper, extended, or a TOML file; default: the first that has them.",
+    ),
+]
+GenomeExtend = Annotated[
+    str | None,
+    typer.Option(
+        "--extend",
+        help="What a genome may use, with commas: residual, paths, routing, depth; default without --pool: all.",
+    ),
+]
+Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
+Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
+Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]
+Width = Annotated[int | None, typer.Option(help="Channels of each candidate.")]
+Length = Annotated[int | None, typer.Option(help="Tokens of one training sequence.")]
+Tokens = Annotated[int | None, typer.Option(help="Training budget of each candidate, in tokens.")]
+BatchTokens = Annotated[int | None, typer.Option(help="Tokens of one optimiser step.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the search and of all weights.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Candidates trained at once; default: as many as fill the cores.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+#: The setting that an option of a search changes.
+_SETTINGS = {
+    "data": "data.source",
+    "tokenizer": "data.tokenizer",
+    "objectives": "search.objectives",
+    "population": "search.population",
+    "generations": "search.generations",
+    "depth": "model.depth",
+    "width": "model.width",
+    "length": "training.length",
+    "tokens": "training.tokens",
+    "batch_tokens": "training.batch_tokens",
+    "seed": "search.seed",
+}
+
+
+def search_settings(*, pool: str | None, extend: str | None, **options: Any) -> dict[str, Any]:
+    """Settings by dotted name, for `Recipe.override`, from the options of a search by name."""
+    from star.synthesis.pools import pool_settings
+
+    return {_SETTINGS[name]: value for name, value in options.items()} | pool_settings(pool, extend)
+
+
+def default_run(recipe: str, *chosen: Recipe) -> Path:
+    """The run directory where none was given: one for each recipe and overrides, so that repeating the command
+    continues it."""
+    settings = [each.model_dump_json(exclude={"search": {"generations"}}) for each in chosen]  # more are the same run
+    return RUNS / f"{Path(recipe).stem}-{hashlib.sha256(''.join(settings).encode()).hexdigest()[:8]}"

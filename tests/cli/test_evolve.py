@@ -155,4 +155,4 @@ def test_a_run_name_ignores_how_many_generations_there_are() -> None:
     recipe = Recipe.load("demo")
     longer = recipe.override({"search.generations": 99})
     assert options.default_run("demo", recipe) == options.default_run("demo", longer)
-    assert evolve.default_name("dir/mine.toml", recipe).startswith("mine-")
+    assert options.default_run("dir/mine.toml", recipe).name.startswith("mine-")

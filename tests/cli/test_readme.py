@@ -27,8 +27,10 @@ def test_the_readme_shows_both_ways_of_use() -> None:
         "compare",
         "report",
         "inspect",
+        "scale",
         "train",
         "generate",
+        "ablate",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,19 @@ def test_a_finished_training_is_not_repeated(star, checkpoint: Path, text: Path)
     assert answer.status == 0
     assert "finished already" in answer.err
     assert (checkpoint / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_training_whose_pool_was_written_with_fewer_fields_is_the_same(
+    star, checkpoint: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    shutil.copytree(checkpoint, out)
+    record = json.loads((out / "training.json").read_text())
+    del record["settings"]["pool"]["extensions"]
+    for row in record["settings"]["pool"]["classes"]:
+        del row["state_space"]
+    (out / "training.json").write_text(json.dumps(record))
+    assert "finished already" in train(star, text, out).err
 
 
 def test_a_record_that_a_kill_left_half_written_does_not_bar_the_folder(star, text: Path, tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise StarError(f"{path} has format {data['format']}, not {FORMAT}: choose another folder with --out")
-        saved, result = data["settings"], data["result"]
+        result = data["result"]
+        pool = OptionPool.from_dict(data["settings"]["pool"])  # fields that it was written without have their defaults
+        saved = {**data["settings"], "pool": pool.to_dict()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, StarError):
             raise

@@ -172,5 +172,6 @@ def candidate_facts(candidate: Candidate) -> dict[str, Any]:
         "cache_bytes": candidate.cache_bytes,
         "scores": candidate.scores,
         "metrics": candidate.metrics,
+        "violated": list(candidate.violated),
         "failure": candidate.failure,
     }

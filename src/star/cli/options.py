@@ -23,7 +23,14 @@ Tokenizer = Annotated[
 ]
 Objectives = Annotated[
     str | None,
-    typer.Option(help="What to minimise, with commas: perplexity, parameters, cache_bytes@L for L tokens."),
+    typer.Option(
+        help="What to minimise, with commas: perplexity, parameters, cache_bytes@L, flops@L, prefill_time@L, "
+        "decode_time@L for L tokens, python:MODULE.FUNCTION."
+    ),
+]
+Constraints = Annotated[
+    str | None,
+    typer.Option(help="What candidates must keep to, with commas: parameters<=80e6; any objective, <= or >=."),
 ]
 Pool = Annotated[
     str | None,
@@ -68,6 +75,7 @@ _SETTINGS = {
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "objectives": "search.objectives",
+    "constraints": "search.constraints",
     "population": "search.population",
     "generations": "search.generations",
     "depth": "model.depth",

@@ -132,4 +132,6 @@ def summary(candidate: Candidate) -> str:
     if candidate.status is Status.FAILED:
         return f"failed: {candidate.failure}"
     size = f"{format_count(candidate.parameters)} parameters, {format_bytes(candidate.cache_bytes)} cache"
-    return size if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}, {size}"
+    quality = "" if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}, "
+    broken = f"; infeasible, it breaks {' and '.join(candidate.violated)}" if candidate.violated else ""
+    return f"{quality}{size}{broken}"

@@ -37,7 +37,10 @@ class Candidate:
     cache_bytes: int = 0
     """At ``Recipe.cache_length`` tokens."""
     scores: dict[str, float] = field(default_factory=dict)
-    """By objective; the static ones are there from the start, the others when it is done."""
+    """By objective, and by what constraints name; the static ones are there from the start, the others when it is done.
+    """
+    violated: tuple[str, ...] = ()
+    """The constraints that its scores break: it is done, and infeasible, so in no front."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What its trial measured: perplexity, loss (nats a token), bits_per_byte."""
     curve: tuple[tuple[int, float], ...] = ()

@@ -11,9 +11,9 @@ from pydantic import Field, field_validator, model_validator
 from star.data import DataRecipe
 from star.errors import StarError
 from star.evolution import algorithm_class
-from star.genome import OptionPool
+from star.genome import BackboneGenome, OptionPool
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
-from star.synthesis.objectives import Objective, parse_objective
+from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
 from star.training import TrainingRecipe
 from star.validation import CheckedModel, listed
@@ -48,6 +48,9 @@ class SearchRecipe(CheckedModel):
 
     algorithm: str = "nsga2"
     objectives: tuple[str, ...] = Field(default=("perplexity", "parameters"), description="all of them minimised")
+    constraints: tuple[str, ...] = Field(
+        default=(), description="what candidates must keep to, such as parameters<=80e6; any objective, >= too"
+    )
     population: int = Field(default=16, ge=2, le=100_000)
     generations: int = Field(default=18, ge=1, le=1_000_000, description="the initial population is the first")
     elites: int = Field(default=2, ge=0, description="places of a generation that are not bred anew")
@@ -62,7 +65,7 @@ class SearchRecipe(CheckedModel):
         algorithm_class(value)
         return value
 
-    @field_validator("objectives", mode="before")
+    @field_validator("objectives", "constraints", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Also the command line's form: one text with commas."""
@@ -77,6 +80,11 @@ class SearchRecipe(CheckedModel):
         if len(set(names)) < len(names):
             raise StarError(f"{', '.join(names)} names an objective twice; name each once")
         return names
+
+    @field_validator("constraints")
+    @classmethod
+    def _known_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(parse_constraint(text).text for text in value))
 
     @model_validator(mode="after")
     def _elites_leave_room(self) -> Self:
@@ -174,12 +182,44 @@ class Recipe(CheckedModel):
         return [parse_objective(name) for name in self.search.objectives]
 
     @property
+    def constraints(self) -> list[Constraint]:
+        """The constraints of ``search.constraints``, in that order."""
+        return [parse_constraint(text) for text in self.search.constraints]
+
+    @property
+    def measures(self) -> list[Objective]:
+        """Everything that is known of a finished candidate: the objectives, then those that only constraints name."""
+        named = [*self.objectives, *(constraint.objective for constraint in self.constraints)]
+        return list({objective.name: objective for objective in named}.values())
+
+    def admits(self, genome: BackboneGenome) -> bool:
+        """Whether a genome keeps to all constraints that can be decided without training it."""
+        static = [constraint for constraint in self.constraints if not constraint.objective.needs_training]
+        if not static:
+            return True
+        pool = self.pool
+        architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
+        return all(
+            constraint.holds(value)
+            for constraint in static
+            if (value := constraint.objective.before_training(architecture)) is not None
+        )
+
+    def violated(self, scores: Mapping[str, float]) -> tuple[str, ...]:
+        """The constraints that a candidate with these scores breaks."""
+        return tuple(
+            constraint.text
+            for constraint in self.constraints
+            if not constraint.holds(scores[constraint.objective.name])
+        )
+
+    @property
     def needs_training(self) -> bool:
-        """Whether any objective can only be known by training."""
-        return any(objective.needs_training for objective in self.objectives)
+        """Whether any objective or constraint can only be known by training."""
+        return any(objective.needs_training for objective in self.measures)
 
     @property
     def cache_length(self) -> int:
         """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
-        lengths = [objective.length for objective in self.objectives if objective.length is not None]
+        lengths = [o.length for o in self.objectives if o.kind.name == "cache_bytes" and o.length is not None]
         return lengths[0] if lengths else self.training.length

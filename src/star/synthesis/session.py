@@ -75,7 +75,7 @@ class Session:
         recipe = self.recipe
         genome = BackboneGenome.parse(candidate.canonical)
         architecture = Architecture(genome, pool, recipe.model.width, recipe.training.length)
-        static = {objective.name: objective.before_training(architecture) for objective in recipe.objectives}
+        static = {objective.name: objective.before_training(architecture) for objective in recipe.measures}
         return replace(
             candidate,
             seed=derived_seed(recipe.search.seed, candidate.digest),
@@ -125,7 +125,7 @@ class Session:
         """Store the pending ones of ``candidates`` as done with their static scores: no objective needs training."""
         for candidate in candidates:
             if candidate.status is Status.PENDING:
-                self.finish(replace(candidate, status=Status.DONE))
+                self.finish(replace(candidate, status=Status.DONE, violated=self.recipe.violated(candidate.scores)))
 
     def _not_trained(self, names: Sequence[str], reasons: dict[str, str]) -> StarError:
         first, more = names[0], len(names) - 1
@@ -139,13 +139,16 @@ class Session:
     def _measured(self, candidate: Candidate, outcome: Outcome, seconds: float) -> Candidate:
         trained = {
             objective.name: objective.after_training(outcome.metrics)
-            for objective in self.recipe.objectives
+            for objective in self.recipe.measures
             if objective.needs_training
         }
+        known = {**candidate.scores, **trained}
+        scores = {objective.name: known[objective.name] for objective in self.recipe.measures}
         return replace(
             candidate,
             status=Status.DONE,
-            scores={name: {**candidate.scores, **trained}[name] for name in self.recipe.search.objectives},
+            scores=scores,
+            violated=self.recipe.violated(scores),
             metrics=outcome.metrics,
             curve=outcome.curve,
             seconds=seconds,

@@ -217,6 +217,7 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "scores": candidate.scores,
                 "metrics": candidate.metrics,
                 "curve": candidate.curve,
+                "violated": candidate.violated,
             }
         ),
     }
@@ -229,6 +230,7 @@ def _from_row(row: sqlite3.Row) -> Candidate:
     values["parents"] = tuple(values["parents"].split())
     values["status"] = Status(values["status"])
     data["curve"] = tuple((int(tokens), float(loss)) for tokens, loss in data["curve"])
+    data["violated"] = tuple(data.get("violated", ()))
     return Candidate(**values, **data)
 
 

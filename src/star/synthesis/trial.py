@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import OptionPool
+from star.synthesis.measures import Context, NotFinite, measure
 from star.synthesis.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -109,4 +110,12 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     metrics = {"perplexity": evaluation.perplexity, "loss": evaluation.loss}
     if evaluation.bits_per_byte is not None:
         metrics["bits_per_byte"] = evaluation.bits_per_byte
+    context = Context(recipe, corpus, trial.device, trial.seed)
+    with threads(recipe.training.threads):
+        for objective in recipe.measures:
+            if objective.measured:
+                try:
+                    metrics[objective.name] = measure(objective, model, context)
+                except NotFinite as reason:
+                    raise TrialFailed(str(reason)) from None
     return Outcome(metrics, tuple((tokens, loss) for tokens, loss in training.curve))

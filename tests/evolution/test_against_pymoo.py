@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ REFERENCE = (18.0 * DEPTH, 18.0 * DEPTH)
 def scores(genome: BackboneGenome) -> tuple[float, float]:
     """Small classes against classes that lie far from their neighbours; sharing of weights helps the second."""
     livs = [segment.liv for segment in genome]
-    gaps = sum(min(10, abs(a - b)) for a, b in zip(livs, livs[1:], strict=False))
+    gaps = sum(min(10, abs(a - b)) for a, b in pairwise(livs))
     return float(sum(livs)), 10.0 * (DEPTH - 1) - gaps + sum(segment.featurizer_strategy for segment in genome)
 
 

@@ -1,4 +1,4 @@
-"""Constraints and measured objectives in a search: what is never trained, never in a front, and what workers measure."""
+"""Constraints and measured objectives in a search: what is never trained, what is in no front, what workers measure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_constraints_that_nothing_keeps_are_told_at_once(
 ) -> None:
     monkeypatch.setattr(Architecture, "parameters", lambda self: 1000)
     impossible = recipe.override({"search.constraints": "parameters<=10"})
-    with pytest.raises(StarError, match="keeps to search.constraints = parameters<=10; loosen them"):
+    with pytest.raises(StarError, match=r"keeps to search\.constraints = parameters<=10; loosen them"):
         evolve(impossible, run=tmp_path, workers=1, trial=SCORE)
 
 

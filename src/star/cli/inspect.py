@@ -173,5 +173,7 @@ def candidate_facts(candidate: Candidate) -> dict[str, Any]:
         "scores": candidate.scores,
         "metrics": candidate.metrics,
         "violated": list(candidate.violated),
+        "rungs": [{"tokens": rung.tokens, "scores": rung.scores} for rung in candidate.rungs],
+        "tokens": candidate.tokens,
         "failure": candidate.failure,
     }

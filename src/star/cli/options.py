@@ -57,6 +57,13 @@ GenomeExtend = Annotated[
         help="What a genome may use, with commas: residual, paths, routing, depth; default without --pool: all.",
     ),
 ]
+Halving = Annotated[
+    bool,
+    typer.Option(
+        "--halving",
+        help="Train in rungs and stop most candidates early; sets the recipe's [halving] and a trapezoid schedule.",
+    ),
+]
 Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
 Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
 Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]

@@ -21,7 +21,7 @@ REPETITIONS = 7
 
 @torch.inference_mode()
 def prefill_seconds(model: LanguageModel, length: int) -> float:
-    """Median seconds in which a fresh state takes in a prompt of `length` tokens and the next token's logits are there."""
+    """Median seconds in which a fresh state takes in a prompt of `length` tokens and predicts the next one."""
     tokens = _tokens(model, length)
 
     def prefill() -> None:

@@ -1,9 +1,9 @@
 """Floating-point operations of a forward pass, counted from the structure of each LIV.
 
-What is counted, for one sequence of L tokens from an empty state, without embedding and output head (as with all sizes):
+What is counted, for one sequence of L tokens from an empty state, without embedding and output head:
 
-- two for each weight that a token passes through: channel maps, short convolutions, routers. Weights that are shared are
-  counted wherever they are applied; feature groups that are taken from another LIV are not computed and not counted.
+- two for each weight that a token passes through: channel maps, short convolutions, routers. Weights that are shared
+  count wherever they are applied; feature groups that are taken from another LIV are not computed and do not count.
 - low rank: two for each product in q·k and in the sum over v, for each pair of positions that may see each other (the
   causal half, a band, blocks); without nonlinearity and mask, the running sum of k ⊗ v and its readout instead.
 - Toeplitz: the direct convolution, or two real FFTs of the next power of two above twice the reach (2.5 N log2 N each)
@@ -11,8 +11,8 @@ What is counted, for one sequence of L tokens from an empty state, without embed
 - semi-separable: six for each state element and token, four times that for complex ones, and four for each channel.
 - resampling: four for each channel.
 
-Not counted: what happens once whatever the input (kernels written out, spectra of kernels), norms, nonlinearities, rotary
-phases and residual sums. How a device carries the work out does not enter, so the figure is the same everywhere.
+Not counted: what happens once whatever the input (kernels written out, spectra of kernels), norms, nonlinearities,
+rotary phases and residual sums. How a device carries the work out does not enter, so the figure is the same everywhere.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 
 from star.backbone import Backbone
 from star.genome import BackboneGenome, OptionPool, Sparsity, StateSpace
+from star.liv import LIV
 from star.liv.featurizer import ProjectedGroup
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
@@ -41,7 +42,8 @@ def forward_flops(genome: BackboneGenome, pool: OptionPool, *, width: int, lengt
         backbone = Backbone(genome, pool, width=width, length=length)
     total = sum(2 * length * _weights(router) for router in backbone.routers.values())
     for liv in backbone.livs:
-        total += sum(_operator(operator, liv.row.state_space, length) for operator in liv.operators)  # type: ignore[operator,union-attr]
+        assert isinstance(liv, LIV)
+        total += sum(_operator(operator, liv.row.state_space, length) for operator in liv.operators)
     return total
 
 

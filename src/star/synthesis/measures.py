@@ -61,7 +61,7 @@ def own_function(objective: Objective) -> Callable[..., Any]:
         ) from None
     if not callable(function):
         raise StarError(f"the objective {objective.name} is {function!r}, which cannot be called; name a function")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _number(objective: Objective, value: Any) -> float:

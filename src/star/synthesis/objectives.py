@@ -72,6 +72,11 @@ class Objective:
         return self.kind.measured
 
     @property
+    def timed(self) -> bool:
+        """Whether it is a wall time, which no training changes."""
+        return self.kind.format is format_seconds
+
+    @property
     def title(self) -> str:
         """For table heads and axes."""
         return self.kind.title if self.length is None else f"{self.kind.title} at {self.length:,} tokens"
@@ -254,6 +259,4 @@ def parse_constraint(text: str) -> Constraint:
             if not math.isfinite(bound):
                 raise StarError(f"{bound_text.strip()!r} in the constraint {text!r} is no number; write it as 80e6")
             return Constraint(parse_objective(name), upper, bound)
-    raise StarError(
-        f"{text!r} is no constraint; write OBJECTIVE<=NUMBER or OBJECTIVE>=NUMBER, such as parameters<=80e6"
-    )
+    raise StarError(f"{text!r} is no constraint; write OBJECTIVE<=NUMBER or >=NUMBER, such as parameters<=80e6")

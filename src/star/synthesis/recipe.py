@@ -10,14 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from star.data import DataRecipe
 from star.errors import StarError
-from star.evolution import algorithm_class
+from star.evolution import algorithm_class, rung_budgets
 from star.genome import BackboneGenome, OptionPool
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
-from star.training import TrainingRecipe
+from star.training import Schedule, TrainingRecipe
 from star.validation import CheckedModel, listed
 
+HALVED = ("nsga2", "random")  # searches whose population does without candidates that have no score
+OPTIONAL = ("halving",)  # sections that a recipe may lack
 MOST_LIVS = 4096  # of a backbone
 
 
@@ -96,6 +98,16 @@ class SearchRecipe(CheckedModel):
         return self
 
 
+class HalvingRecipe(CheckedModel):
+    """Pareto-aware successive halving inside each generation but the first: see docs/interpretation.md."""
+
+    rungs: int = Field(default=2, ge=2, le=8, description="of training, the last one the whole budget")
+    reduction: int = Field(default=6, ge=2, le=64, description="from rung to rung, budgets up and candidates down")
+    least_correlation: float = Field(
+        default=0.5, ge=-1, le=1, description="of a rung with the whole budget, in the first generation; else off"
+    )
+
+
 class Recipe(CheckedModel):
     """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
 
@@ -106,6 +118,29 @@ class Recipe(CheckedModel):
     data: DataRecipe = DataRecipe()
     training: TrainingRecipe
     search: SearchRecipe = SearchRecipe()
+    halving: HalvingRecipe | None = Field(default=None, description="training in rungs; none in the paper")
+
+    @model_validator(mode="after")
+    def _rungs_can_be_trained(self) -> Self:
+        if self.halving is None:
+            return self
+        if self.search.algorithm not in HALVED:
+            raise StarError(
+                f"halving leaves most candidates without a score, which search.algorithm = {self.search.algorithm!r} "
+                f"cannot do with; use {' or '.join(HALVED)}"
+            )
+        if not any(objective.needs_training and not objective.timed for objective in self.objectives):
+            raise StarError("halving needs an objective that training decides, such as perplexity")
+        if self.training.schedule is not Schedule.TRAPEZOID:
+            raise StarError(
+                "halving needs a learning rate that does not depend on the budget: set training.schedule = 'trapezoid'"
+            )
+        for tokens in self.rung_tokens:
+            try:
+                self.training.replace(tokens=tokens)
+            except StarError as error:
+                raise StarError(f"the rung of {tokens} tokens: {error}; or change halving") from None
+        return self
 
     @staticmethod
     def names() -> list[str]:
@@ -159,17 +194,23 @@ class Recipe(CheckedModel):
             section, _, setting = name.partition(".")
             if section not in tree or not setting:
                 raise StarError(f"{name!r} is no setting; write SECTION.NAME with one of {', '.join(tree)}")
+            if tree[section] is None:
+                tree[section] = {}
             tree[section][setting] = value
         return Recipe.model_validate(tree)
 
     def differences(self, other: Recipe) -> list[str]:
         """Dotted names of the settings in which two recipes differ."""
         ours, theirs = self._flat(), other._flat()
-        return [name for name in ours if ours[name] != theirs[name]]
+        return [name for name in ours if ours[name] != theirs.get(name, ours[name])]
 
     def _flat(self) -> dict[str, Any]:
         sections = self.model_dump(mode="json")
-        return {f"{section}.{name}": value for section in sections for name, value in sections[section].items()}
+        flat: dict[str, Any] = {section: None for section in OPTIONAL if sections[section] is None}
+        flat |= {section: "there" for section in OPTIONAL if sections[section] is not None}
+        return flat | {
+            f"{section}.{name}": value for section in sections for name, value in (sections[section] or {}).items()
+        }
 
     @property
     def pool(self) -> OptionPool:
@@ -185,6 +226,13 @@ class Recipe(CheckedModel):
     def constraints(self) -> list[Constraint]:
         """The constraints of ``search.constraints``, in that order."""
         return [parse_constraint(text) for text in self.search.constraints]
+
+    @property
+    def rung_tokens(self) -> tuple[int, ...]:
+        """The budget of each rung, the whole one last; without halving, that alone."""
+        if self.halving is None:
+            return (self.training.tokens,)
+        return rung_budgets(self.training.tokens, self.halving.rungs, self.halving.reduction)
 
     @property
     def measures(self) -> list[Objective]:

@@ -17,6 +17,7 @@ from star.synthesis.events import (
     SearchStarted,
     nobody,
 )
+from star.synthesis.halving import halving_works, tell_rungs, train_in_rungs
 from star.synthesis.local import start_server
 from star.synthesis.measures import own_function
 from star.synthesis.objectives import PYTHON
@@ -112,7 +113,11 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     elif [candidate.digest for candidate in candidates] != [born.digest for born in algorithm.pending]:
         raise _not_reproducible(session.run, generation)
     tell(GenerationStarted(generation, tuple(candidates)))
-    if recipe.needs_training:
+    in_rungs = recipe.halving is not None and (generation == 1 or halving_works(store.candidates(generation=1), recipe))
+    if in_rungs:
+        train_in_rungs(session, generation, store.population(generation - 1))
+        tell_rungs(session, generation)
+    elif recipe.needs_training:
         session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), recipe.pool))
     else:
         session.finish_untrained(candidates)

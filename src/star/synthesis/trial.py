@@ -36,6 +36,10 @@ class Trial:
     """Of the initial weights."""
     data_seed: int
     """Of the order of the training windows: one for the whole run, so that all candidates read the same text."""
+    tokens: int | None = None
+    """The budget of a rung of halving; None: the recipe's."""
+    checkpoint: Path | None = None
+    """Where a training in rungs keeps its weights before their decay."""
     device: str = "cpu"
     """Where to train; the executor says."""
     function: str = TRAIN_CANDIDATE
@@ -77,9 +81,11 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     from star.data import TokenizedCorpus
     from star.evaluation import perplexity
     from star.lm import LanguageModel
-    from star.training import Diverged, threads, train
+    from star.training import CheckpointPolicy, Diverged, threads, train
 
     recipe = trial.recipe
+    settings = recipe.training if trial.tokens is None else recipe.training.replace(tokens=trial.tokens)
+    policy = None if trial.checkpoint is None else CheckpointPolicy(trial.checkpoint)
     corpus = TokenizedCorpus.open(trial.corpus)
     with threads(recipe.training.threads):
         try:
@@ -95,7 +101,9 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
         except StarError as error:
             raise TrialFailed(f"it cannot be built: {error}") from None
         try:
-            training = train(model, corpus, recipe.training, seed=trial.data_seed, device=trial.device, on_step=report)
+            training = train(
+                model, corpus, settings, seed=trial.data_seed, device=trial.device, on_step=report, checkpoint=policy
+            )
             evaluation = perplexity(
                 model,
                 corpus.validation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from statistics import median
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from star.errors import StarError
 from star.evolution import ALGORITHMS, algorithm_class
 from star.evolution.generational import Generational
-from star.evolution.scalar import scaled_sums
+from star.evolution.scalar import attraction, scaled_sums
 from star.genome import BackboneGenome, OptionPool, problems
 
 POOL = OptionPool.paper()
@@ -109,3 +110,13 @@ def test_scaled_sums_are_footnote_6() -> None:
 def test_an_unknown_algorithm_is_told_what_there_is() -> None:
     with pytest.raises(StarError, match=r"nsga2, ga, firefly, random, regularised"):
         algorithm_class("annealing")
+
+
+def test_a_firefly_is_drawn_by_what_differs() -> None:
+    assert attraction(1.0, 1.0, 1.0) == 0.0, "equals do not move"
+    assert attraction(0.0, 0.5, 2.0) == pytest.approx(0.5 * (1 - math.exp(-2)))
+    still = algorithm_class("firefly")(POOL, depth=6, attraction=0.0, mutation=0.0, seed=2)  # type: ignore[call-arg]
+    again = algorithm_class("firefly").from_state(POOL, json.loads(json.dumps(still.state_dict())))
+    assert vars(again)["attraction"] == 0.0
+    with pytest.raises(StarError, match="attraction is 2"):
+        algorithm_class("firefly")(POOL, depth=6, attraction=2)  # type: ignore[call-arg]

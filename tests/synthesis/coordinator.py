@@ -1,4 +1,4 @@
-"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS``.
+"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS [halving]``.
 
 Real store, lock, executor and workers; the trials cost nothing, and so does the start: no torch anywhere.
 """
@@ -9,7 +9,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from conftest import small_recipe
+from conftest import halved, small_recipe
 
 from star.synthesis import evolve, local, session
 from star.synthesis.objectives import Architecture
@@ -25,5 +25,8 @@ local.PRELOAD = "synthesis_fakes"
 
 if __name__ == "__main__":
     recipe = small_recipe(Path(sys.argv[1])).override({"search.generations": 6})
-    evolve(recipe, run=sys.argv[2], workers=int(sys.argv[3]), trial="synthesis_fakes:slow_score")
+    trial = "synthesis_fakes:slow_score"
+    if sys.argv[4:] == ["halving"]:
+        recipe, trial = halved(recipe).override({"search.generations": 4}), "synthesis_fakes:learning"
+    evolve(recipe, run=sys.argv[2], workers=int(sys.argv[3]), trial=trial)
     assert "torch" not in sys.modules

@@ -23,10 +23,10 @@ def number(trial: Trial, purpose: str) -> float:
 
 
 def note(trial: Trial) -> None:
-    """Append the trial's name to the file named in FAKE_LOG, if there is one."""
+    """Append the trial's name, and the budget of its rung, to the file named in FAKE_LOG, if there is one."""
     if path := os.environ.get("FAKE_LOG"):
         with open(path, "a") as log:
-            log.write(f"{trial.name}\n")
+            log.write(f"{trial.name}\n" if trial.tokens is None else f"{trial.name}@{trial.tokens}\n")
 
 
 def score(trial: Trial, report: Report) -> Outcome:
@@ -112,3 +112,29 @@ def tell_device(trial: Trial, report: Report) -> Outcome:
 def without_failures(trial: Trial, report: Report) -> Outcome:
     note(trial)
     return Outcome({"perplexity": 10 + 10 * number(trial, "perplexity")}, ((16, number(trial, "curve")),))
+
+
+def timed(trial: Trial, report: Report) -> Outcome:
+    """A time that is another one whenever it is measured."""
+    return Outcome({"perplexity": 10 + 10 * number(trial, "perplexity"), "decode_time@64": time.perf_counter()})
+
+
+def learning(trial: Trial, report: Report) -> Outcome:
+    """A perplexity that falls with the tokens and mostly keeps its order; a file stands for the weights."""
+    note(trial)
+    time.sleep(0.01 + 0.04 * number(trial, "duration"))
+    if number(trial, "failure") < 1 / 8 and (
+        trial.tokens is None or number(trial, "late") < 0.5 or trial.tokens > 1000
+    ):
+        raise TrialFailed("diverged: the loss is nan at step 1")
+    if trial.checkpoint is not None:
+        trial.checkpoint.mkdir(parents=True, exist_ok=True)
+        (trial.checkpoint / "weights").write_text(str(trial.tokens))
+    tokens = trial.tokens or trial.recipe.training.tokens
+    noise = number(trial, f"noise {tokens}")
+    return Outcome({"perplexity": 10 + 10 * number(trial, "perplexity") + (noise + 2000) / tokens}, ((tokens, noise),))
+
+
+def capricious(trial: Trial, report: Report) -> Outcome:
+    """A perplexity at a rung that foretells nothing."""
+    return Outcome({"perplexity": 10 + 10 * number(trial, f"perplexity {trial.tokens}")})

@@ -19,14 +19,14 @@ KILLS = 12
 COORDINATOR = Path(__file__).parent / "coordinator.py"
 
 
-def start(text: Path, run: Path, log: Path, workers: int) -> subprocess.Popen[bytes]:
+def start(text: Path, run: Path, log: Path, workers: int, *mode: str) -> subprocess.Popen[bytes]:
     log.touch()
     environment = {**os.environ, "FAKE_LOG": str(log)}
-    return subprocess.Popen([sys.executable, COORDINATOR, text, run, str(workers)], env=environment)
+    return subprocess.Popen([sys.executable, COORDINATOR, text, run, str(workers), *mode], env=environment)
 
 
-def finish(text: Path, run: Path, log: Path, workers: int) -> None:
-    assert start(text, run, log, workers).wait(120) == 0
+def finish(text: Path, run: Path, log: Path, workers: int, *mode: str) -> None:
+    assert start(text, run, log, workers, *mode).wait(120) == 0
 
 
 def final(run: Path) -> list[object]:
@@ -38,10 +38,12 @@ def final(run: Path) -> list[object]:
 
 
 def settled(run: Path) -> set[str]:
-    """Candidates whose result is stored; none while there is no run yet."""
+    """Trials whose result is stored, as they are logged; none while there is no run yet."""
     try:
         with Run.open(run) as found:
-            return {candidate.name for candidate in found.candidates if candidate.status is not Status.PENDING}
+            ended = {candidate.name for candidate in found.candidates if candidate.status is not Status.PENDING}
+            rungs = {f"{each.name}@{rung.tokens}" for each in found.candidates for rung in each.rungs}
+            return ended | rungs | {f"{name}@{found.recipe.training.tokens}" for name in ended}
     except StarError:
         return set()
 
@@ -55,11 +57,14 @@ def lived(coordinator: subprocess.Popen[bytes], log: Path, read: int, rng: rando
     return coordinator.poll() is None
 
 
-def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path: Path) -> None:
-    finish(text, tmp_path / "whole", tmp_path / "whole.log", workers=2)
+@pytest.mark.parametrize(
+    "mode", [(), pytest.param(("halving",), marks=pytest.mark.slow)], ids=["whole budgets", "halving"]
+)
+def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
+    finish(text, tmp_path / "whole", tmp_path / "whole.log", 2, *mode)
     expected = final(tmp_path / "whole")
     trained = (tmp_path / "whole.log").read_text().split()
-    assert sorted(trained) == sorted(set(trained)), "undisturbed, every candidate is trained once"
+    assert sorted(trained) == sorted(set(trained)), "undisturbed, nothing is trained twice"
 
     rng = random.Random(5)
     kills = rounds = in_between = 0
@@ -70,7 +75,7 @@ def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path:
         status = None
         while status is None:
             before, read = settled(run), len(log.read_text().split())
-            coordinator = start(text, run, log, workers=rng.choice([1, 2, 3]))
+            coordinator = start(text, run, log, rng.choice([1, 2, 3]), *mode)
             if kills < KILLS and lived(coordinator, log, read, rng):
                 coordinator.kill()
                 kills += 1
@@ -81,6 +86,7 @@ def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path:
                 status = None
         assert status == 0
         assert final(run) == expected
+        assert not (run / "checkpoints").exists()
     assert in_between >= 3, "some kills fell into the middle of the search"
 
 

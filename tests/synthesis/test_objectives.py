@@ -7,7 +7,7 @@ import pytest
 from star.errors import StarError
 from star.genome import preset
 from star.synthesis import parse_objective
-from star.synthesis.objectives import Architecture, format_bytes, format_count
+from star.synthesis.objectives import Architecture, format_bytes, format_count, format_seconds, parse_constraint
 
 
 def test_names() -> None:
@@ -28,6 +28,8 @@ def test_names() -> None:
         ("cache_bytes@4k", "cache_bytes@4096"),
         ("cache_bytes@0", "cache_bytes@4096"),
         ("parameters@5", "takes no length"),
+        ("flops", "flops@4096"),
+        ("python:score", "names no function; write python:MODULE.FUNCTION"),
     ],
 )
 def test_mistakes(text: str, message: str) -> None:
@@ -51,3 +53,43 @@ def test_formats() -> None:
     assert format_count(999_999) == "1.00M"
     assert format_count(12_345) == "12.3K"
     assert parse_objective("perplexity").format(3.14159) == "3.142"
+    assert format_seconds(0.00123) == "1.23 ms"
+    assert parse_objective("flops@8").format(2.5e9) == "2.50 GFLOP"
+
+
+def test_objectives_of_ones_own_are_named_by_their_function() -> None:
+    own = parse_objective("python:metrics.of.sparsity_of_heads")
+    assert (own.name, own.title) == ("python:metrics.of.sparsity_of_heads", "sparsity of heads")
+    assert own.needs_training
+    assert own.after_training({own.name: 3.0, "perplexity": 5.0}) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "kept", "broken"),
+    [
+        ("parameters<=80e6", "parameters<=80000000", 80e6, 80e6 + 1),
+        (" flops@64 >= 1e9", "flops@64>=1000000000", 1e9, 1e9 - 1),
+        ("perplexity<=12.5", "perplexity<=12.5", 12.5, 12.6),
+    ],
+)
+def test_constraints(text: str, canonical: str, kept: float, broken: float) -> None:
+    constraint = parse_constraint(text)
+    assert constraint.text == canonical
+    assert parse_constraint(canonical) == constraint
+    assert constraint.holds(kept)
+    assert not constraint.holds(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parameters", "OBJECTIVE<=NUMBER"),
+        ("parameters<80", "OBJECTIVE<=NUMBER"),
+        ("parameters<=many", "'many'"),
+        ("parameters<=nan", "no number"),
+        ("size<=5", "choose from perplexity"),
+    ],
+)
+def test_mistakes_in_constraints(text: str, message: str) -> None:
+    with pytest.raises(StarError, match=message):
+        parse_constraint(text)

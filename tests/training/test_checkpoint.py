@@ -161,3 +161,56 @@ def test_checkpoints_are_due_once_for_every_multiple() -> None:
     assert due == [False, False, False, True, False, False, True, False, False, True]
     with pytest.raises(StarError, match="every_tokens = 0"):
         CheckpointPolicy(Path("x"), every_tokens=0)
+
+
+def trapezoid(recipe: TrainingRecipe, tokens: int) -> TrainingRecipe:
+    return recipe.replace(schedule="trapezoid", tokens=tokens, warmup_tokens=128)
+
+
+def test_a_training_in_rungs_ends_like_one_in_a_single_go(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, checkpoints: Path
+) -> None:
+    policy = CheckpointPolicy(checkpoints)
+    losses = []
+    for tokens in (320, 640, 1280):  # 5, 10 and 20 steps; their decays begin after 4, 8 and 16
+        model, steps = TinyModel(), []
+        result = train(
+            model,
+            corpus,
+            trapezoid(recipe, tokens),
+            seed=3,
+            checkpoint=policy,
+            on_step=lambda report, steps=steps: steps.append(report.step),  # type: ignore[misc]
+        )
+        whole, expected = undisturbed(corpus, trapezoid(recipe, tokens))
+        assert_same(state(model), whole)
+        assert result.curve == expected.curve
+        losses.append((steps[0], steps[-1]))
+    assert losses == [(1, 5), (5, 10), (9, 20)], "each goes on from before the decay of the one before"
+
+
+def test_a_rung_that_was_killed_anywhere_is_repeated_from_the_checkpoint_before(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, checkpoints: Path
+) -> None:
+    policy = CheckpointPolicy(checkpoints)
+    train(TinyModel(), corpus, trapezoid(recipe, 320), seed=3, checkpoint=policy)
+    for step in (6, 15, 18):  # before the decay, twice, and in it
+        with pytest.raises(Killed):
+            train(
+                TinyModel(),
+                corpus,
+                trapezoid(recipe, 1280),
+                seed=3,
+                checkpoint=policy,
+                on_step=kill_after(step),  # type: ignore[arg-type]
+            )
+    model = TinyModel()
+    train(model, corpus, trapezoid(recipe, 1280), seed=3, checkpoint=policy)
+    assert_same(state(model), undisturbed(corpus, trapezoid(recipe, 1280))[0])
+    with pytest.raises(StarError, match="raise tokens"):
+        train(TinyModel(), corpus, trapezoid(recipe, 640), seed=3, checkpoint=policy)
+    with pytest.raises(StarError, match="peak_learning_rate"):
+        other = trapezoid(recipe, 1280).replace(peak_learning_rate=1e-3)
+        train(TinyModel(), corpus, other, seed=3, checkpoint=policy)
+    with pytest.raises(StarError, match="schedule = 'trapezoid'"):
+        train(TinyModel(), corpus, recipe, seed=3, checkpoint=policy)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star.errors import StarError
 from star.training import TrainingRecipe
 from star.training.schedule import learning_rate
 
@@ -45,3 +46,18 @@ def test_it_is_always_between_nothing_and_the_peak(tokens: int, batch: int, warm
     assert all(0 <= rate <= 8e-4 * (1 + 1e-12) for rate in found)
     if len(found) * batch > warmup:
         assert found[-1] == pytest.approx(8e-4 * ratio, abs=1e-12)
+
+
+def test_a_trapezoid_does_not_know_its_budget_before_it_decays() -> None:
+    settings = {"schedule": "trapezoid", "decay_share": 0.2, "peak_learning_rate": 1.0, "warmup_tokens": 500}
+    short, long = rates(tokens=2000, **settings), rates(tokens=10_000, **settings)
+    assert short[:16] == long[:16], "warm-up and constant part"
+    assert long[5:80] == [1.0] * 75
+    assert short[16:] == pytest.approx([0.775, 0.55, 0.325, 0.1])
+    assert long[80:] == sorted(long[80:], reverse=True)
+    assert long[-1] == pytest.approx(0.1)
+
+
+def test_a_warm_up_that_reaches_into_the_decay_is_refused() -> None:
+    with pytest.raises(StarError, match="begins after 1600 of 2000 tokens: lower warmup_tokens"):
+        rates(tokens=2000, schedule="trapezoid", warmup_tokens=1700)

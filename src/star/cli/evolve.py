@@ -30,8 +30,10 @@ def run(
     tokenizer: options.Tokenizer = None,
     run: Annotated[Path | None, typer.Option("--run", help="The run directory; one that exists is continued.")] = None,
     objectives: options.Objectives = None,
+    constraints: options.Constraints = None,
     pool: options.Pool = None,
     extend: options.Extend = None,
+    halving: options.Halving = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -48,11 +50,13 @@ def run(
     """
     from star.cli.progress import search_progress
     from star.synthesis import evolve
+    from star.synthesis.recipe import HalvingRecipe
 
     settings = options.search_settings(
         data=data,
         tokenizer=tokenizer,
         objectives=objectives,
+        constraints=constraints,
         pool=pool,
         extend=extend,
         population=population,
@@ -64,7 +68,10 @@ def run(
         batch_tokens=batch_tokens,
         seed=seed,
     )
-    chosen = _base_recipe(recipe, run).override(settings)
+    base = _base_recipe(recipe, run)
+    if halving and base.halving is None:
+        settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
+    chosen = base.override(settings)
     path = run or options.default_run(recipe or DEFAULT_RECIPE, chosen)
     say(f"run directory: {path}", err=True)
     try:

@@ -172,5 +172,8 @@ def candidate_facts(candidate: Candidate) -> dict[str, Any]:
         "cache_bytes": candidate.cache_bytes,
         "scores": candidate.scores,
         "metrics": candidate.metrics,
+        "violated": list(candidate.violated),
+        "rungs": [{"tokens": rung.tokens, "scores": rung.scores} for rung in candidate.rungs],
+        "tokens": candidate.tokens,
         "failure": candidate.failure,
     }

@@ -23,7 +23,14 @@ Tokenizer = Annotated[
 ]
 Objectives = Annotated[
     str | None,
-    typer.Option(help="What to minimise, with commas: perplexity, parameters, cache_bytes@L for L tokens."),
+    typer.Option(
+        help="What to minimise, with commas: perplexity, parameters, cache_bytes@L, flops@L, prefill_time@L, "
+        "decode_time@L for L tokens, python:MODULE.FUNCTION."
+    ),
+]
+Constraints = Annotated[
+    str | None,
+    typer.Option(help="What candidates must keep to, with commas: parameters<=80e6; any objective, <= or >=."),
 ]
 Pool = Annotated[
     str | None,
@@ -50,6 +57,13 @@ GenomeExtend = Annotated[
         help="What a genome may use, with commas: residual, paths, routing, depth; default without --pool: all.",
     ),
 ]
+Halving = Annotated[
+    bool,
+    typer.Option(
+        "--halving",
+        help="Train in rungs and stop most candidates early; sets the recipe's [halving] and a trapezoid schedule.",
+    ),
+]
 Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
 Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
 Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]
@@ -68,6 +82,7 @@ _SETTINGS = {
     "data": "data.source",
     "tokenizer": "data.tokenizer",
     "objectives": "search.objectives",
+    "constraints": "search.constraints",
     "population": "search.population",
     "generations": "search.generations",
     "depth": "model.depth",

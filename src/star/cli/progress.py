@@ -10,6 +10,7 @@ from star.cli.console import stderr
 from star.cli.watch import Watch, duration, share, summary
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
+    CandidateAtRung,
     CandidateFinished,
     CandidateLeft,
     CandidateLost,
@@ -21,7 +22,9 @@ from star.synthesis.events import (
     Event,
     GenerationFinished,
     GenerationStarted,
+    HalvingOff,
     Listener,
+    RungsCompared,
     SearchFinished,
     SearchStarted,
     TextRepeated,
@@ -125,6 +128,7 @@ class _Bars:
             case (
                 CandidateLost(candidate=candidate)
                 | CandidateLeft(candidate=candidate)
+                | CandidateAtRung(candidate=candidate)
                 | CandidateFinished(candidate=candidate)
             ):
                 if (task := self._tasks.pop(candidate.name, None)) is not None:
@@ -231,6 +235,14 @@ def _remark(event: Event) -> str | None:
             measured = [candidate.perplexity for candidate in population if candidate.perplexity is not None]
             best = f"best perplexity {min(measured):.3f}, " if measured else ""
             return f"generation {generation} done: {best}hypervolume {volume:.3f}"
+        case RungsCompared(tokens=tokens, candidates=count, correlation=correlation) if correlation is not None:
+            return f"{tokens:,} tokens foretell the whole budget with rank correlation {correlation:.2f} over {count}"
+        case HalvingOff(correlation=correlation, least=least):
+            seen = "unknown for want of candidates" if correlation is None else f"{correlation:.2f}"
+            return (
+                f"notice: halving is off, because that correlation is {seen} and must be {least:.2f}; every candidate "
+                "gets the whole budget"
+            )
         case SearchFinished(generations=generations, exhausted=True):
             return f"no new architecture is left after generation {generations}: the search ends here"
         case _:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
+    CandidateAtRung,
     CandidateFinished,
     CandidateLeft,
     CandidateLost,
@@ -79,7 +80,11 @@ class Watch:
                 self.running[candidate.name] = None
             case CandidateStep(candidate=candidate, report=report):
                 self.running[candidate.name] = report
-            case CandidateLost(candidate=candidate) | CandidateLeft(candidate=candidate):
+            case (
+                CandidateLost(candidate=candidate)
+                | CandidateLeft(candidate=candidate)
+                | CandidateAtRung(candidate=candidate)
+            ):
                 self.running.pop(candidate.name, None)
             case CandidateFinished(candidate=candidate):
                 trained = self.running.pop(candidate.name, self) is not self
@@ -131,5 +136,11 @@ def summary(candidate: Candidate) -> str:
 
     if candidate.status is Status.FAILED:
         return f"failed: {candidate.failure}"
+    if candidate.status is Status.STOPPED:
+        rung = candidate.rungs[-1]
+        seen = f", perplexity {rung.scores['perplexity']:.3f} there" if "perplexity" in rung.scores else ""
+        return f"stopped at the rung of {rung.tokens:,} tokens{seen}"
     size = f"{format_count(candidate.parameters)} parameters, {format_bytes(candidate.cache_bytes)} cache"
-    return size if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}, {size}"
+    quality = "" if candidate.perplexity is None else f"perplexity {candidate.perplexity:.3f}, "
+    broken = f"; infeasible, it breaks {' and '.join(candidate.violated)}" if candidate.violated else ""
+    return f"{quality}{size}{broken}"

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from star.evaluation.heldout import Evaluation, perplexity
+    from star.evaluation.latency import decode_seconds, prefill_seconds
 
-__all__ = ["Evaluation", "perplexity"]
+__all__ = ["Evaluation", "decode_seconds", "perplexity", "prefill_seconds"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from star.evaluation import heldout
+    from importlib import import_module
 
-    return getattr(heldout, name)
+    home = "latency" if name.endswith("_seconds") else "heldout"
+    return getattr(import_module(f"{__name__}.{home}"), name)

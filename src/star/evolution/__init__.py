@@ -2,6 +2,7 @@
 
 from star.evolution.algorithm import ALGORITHMS, Algorithm, algorithm_class
 from star.evolution.baselines import RandomSearch, RegularisedEvolution
+from star.evolution.halving import promoted, rank_correlation, rung_budgets, rung_places
 from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.pareto import crowding_distance, hypervolume, non_dominated_ranks
@@ -22,5 +23,9 @@ __all__ = [
     "first_front",
     "hypervolume",
     "non_dominated_ranks",
+    "promoted",
+    "rank_correlation",
+    "rung_budgets",
+    "rung_places",
     "survivors",
 ]

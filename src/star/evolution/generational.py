@@ -175,21 +175,25 @@ class Generational(ABC):
             born.append(Individual(*claimed, generation=self.generation + 1))
         return born
 
+    def _settings(self) -> dict[str, Any]:
+        """The arguments that make a search like this one, but for the pool and ``admit``."""
+        return {
+            "depth": self.depth,
+            "population_size": self.population_size,
+            "objectives": self.objectives,
+            "seed": self.seed,
+            "mutation": self.mutation,
+            "crossover_points": self.crossover_points,
+            "elites": self.elites,
+            "tournament": self.tournament,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the pool and ``admit``, as plain data for ``json.dumps``."""
         version, internal, gauss = self._rng.getstate()
         return {
             "algorithm": self.name,
-            "settings": {
-                "depth": self.depth,
-                "population_size": self.population_size,
-                "objectives": self.objectives,
-                "seed": self.seed,
-                "mutation": self.mutation,
-                "crossover_points": self.crossover_points,
-                "elites": self.elites,
-                "tournament": self.tournament,
-            },
+            "settings": self._settings(),
             "generation": self.generation,
             "population": [individual.to_json() for individual in self.population],
             "pending": [individual.to_json() for individual in self._pending.values()],

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
+from star.errors import StarError
 from star.evolution.generational import Generational
 from star.evolution.individual import Individual
 from star.evolution.selection import Fitness, tournament
-from star.genome import BackboneGenome, mutate, repair
+from star.genome import BackboneGenome, OptionPool, mutate, repair
 
 
 def scaled_sums(individuals: Sequence[Individual]) -> list[float]:
@@ -29,6 +31,11 @@ def scaled_sums(individuals: Sequence[Individual]) -> list[float]:
     return sums
 
 
+def attraction(similarity: float, baseline: float, absorption: float) -> float:
+    """β = β0 (1 - e^{-γ (1 - r)}): nothing between equals, most between strangers (A.4)."""
+    return baseline * (1 - math.exp(-absorption * (1 - similarity)))
+
+
 class GeneticAlgorithm(Generational):
     """GA (paper A.4): parents by tournament on the scaled sum, k-point crossover, mutation. Offspring replace the
     population but for the elites."""
@@ -44,11 +51,22 @@ class Firefly(GeneticAlgorithm):
     brighter, light being a = 1 / (1 + s) for the scaled sum s; then it mutates.
 
     Moving replaces each LIV by that of the brighter genome with probability β = β0 (1 - e^{-γ (1 - r)}), r being the
-    share of positions that have the same LIV class. β0 = 1 and γ = 1.
+    share of positions that have the same LIV class. ``attraction`` is β0 and ``absorption`` is γ.
     """
 
     name = "firefly"
-    ATTRACTION, ABSORPTION = 1.0, 1.0
+
+    def __init__(self, pool: OptionPool, *, attraction: float = 1.0, absorption: float = 1.0, **options: Any) -> None:
+        super().__init__(pool, **options)
+        if not 0 <= attraction <= 1:
+            raise StarError(f"attraction is {attraction}, but it must be a probability from 0 to 1.")
+        if not 0 <= absorption < math.inf:
+            raise StarError(f"absorption is {absorption}, but it must be a number from 0.")
+        self.attraction = attraction
+        self.absorption = absorption
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "attraction": self.attraction, "absorption": self.absorption}
 
     def _offspring(self) -> list[Individual]:
         keys = self._fitness(self.population)
@@ -69,6 +87,6 @@ class Firefly(GeneticAlgorithm):
     def _moved(self, genome: BackboneGenome, towards: BackboneGenome) -> BackboneGenome:
         pairs = list(zip(genome, towards, strict=True))
         similarity = sum(own.liv == other.liv for own, other in pairs) / len(pairs)
-        strength = self.ATTRACTION * (1 - math.exp(-self.ABSORPTION * (1 - similarity)))
+        strength = attraction(similarity, self.attraction, self.absorption)
         segments = tuple(other if self._rng.random() < strength else own for own, other in pairs)
         return repair(BackboneGenome(segments), self.pool, self._rng)

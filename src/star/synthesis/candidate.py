@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 
 
 class Status(enum.StrEnum):
-    """Where a candidate stands. Done and failed are final: neither is trained again."""
+    """Where a candidate stands. All but pending are final: it is not trained again."""
 
     PENDING = "pending"
     DONE = "done"
     FAILED = "failed"
+    STOPPED = "stopped"  # at a rung of halving: it has no scores, and no place in a population
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a candidate scored after a part of its training. Comparable only with others at the same tokens."""
+
+    tokens: int
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,18 @@ class Candidate:
     cache_bytes: int = 0
     """At ``Recipe.cache_length`` tokens."""
     scores: dict[str, float] = field(default_factory=dict)
-    """By objective; the static ones are there from the start, the others when it is done."""
+    """By objective, and by what constraints name; the static ones are there from the start, the others when it is done.
+    """
+    violated: tuple[str, ...] = ()
+    """The constraints that its scores break: it is done, and infeasible, so in no front."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What its trial measured: perplexity, loss (nats a token), bits_per_byte."""
     curve: tuple[tuple[int, float], ...] = ()
     """(tokens consumed, training loss in nats) of every step."""
+    rungs: tuple[Rung, ...] = ()
+    """The rungs of halving that it has reached below the whole budget."""
+    tokens: int = 0
+    """Trained in all, decays that led nowhere included."""
     failure: str | None = None
     """Why it failed, in one line."""
     seconds: float | None = None

@@ -99,6 +99,33 @@ class CandidateLeft:
 
 
 @dataclass(frozen=True)
+class CandidateAtRung:
+    """It has reached the rung ``candidate.rungs[-1]``, and that is stored; it may be trained further."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class RungsCompared:
+    """How well the scores at a rung foretold those after the whole budget: Spearman's ρ over the ``candidates`` of the
+    generation that have both, the least over the trained objectives; None for too few. In later generations only the
+    promoted have both, which makes it smaller than over all."""
+
+    generation: int
+    tokens: int
+    candidates: int
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class HalvingOff:
+    """A notice: rungs foretell too little, so every candidate gets the whole budget from now on."""
+
+    correlation: float | None
+    least: float
+
+
+@dataclass(frozen=True)
 class CandidateFinished:
     """It is done, or failed (see ``candidate.status``), and that is stored."""
 
@@ -133,6 +160,9 @@ Event = (
     | CandidateStep
     | CandidateLost
     | CandidateLeft
+    | CandidateAtRung
+    | RungsCompared
+    | HalvingOff
     | CandidateFinished
     | GenerationFinished
     | SearchFinished

@@ -11,6 +11,7 @@ import torch._dynamo  # the first AdamW imports it otherwise, in every trial
 
 import star.data.windows
 import star.evaluation.heldout
+import star.evaluation.latency
 import star.lm
 import star.synthesis.trial
 import star.synthesis.worker

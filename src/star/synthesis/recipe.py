@@ -10,14 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from star.data import DataRecipe
 from star.errors import StarError
-from star.evolution import algorithm_class
-from star.genome import OptionPool
+from star.evolution import algorithm_class, rung_budgets
+from star.genome import BackboneGenome, OptionPool
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
-from star.synthesis.objectives import Objective, parse_objective
+from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
-from star.training import TrainingRecipe
+from star.training import Schedule, TrainingRecipe
 from star.validation import CheckedModel, listed
 
+HALVED = ("nsga2", "random")  # searches whose population does without candidates that have no score
+OPTIONAL = ("halving",)  # sections that a recipe may lack
 MOST_LIVS = 4096  # of a backbone
 
 
@@ -48,6 +50,9 @@ class SearchRecipe(CheckedModel):
 
     algorithm: str = "nsga2"
     objectives: tuple[str, ...] = Field(default=("perplexity", "parameters"), description="all of them minimised")
+    constraints: tuple[str, ...] = Field(
+        default=(), description="what candidates must keep to, such as parameters<=80e6; any objective, >= too"
+    )
     population: int = Field(default=16, ge=2, le=100_000)
     generations: int = Field(default=18, ge=1, le=1_000_000, description="the initial population is the first")
     elites: int = Field(default=2, ge=0, description="places of a generation that are not bred anew")
@@ -62,7 +67,7 @@ class SearchRecipe(CheckedModel):
         algorithm_class(value)
         return value
 
-    @field_validator("objectives", mode="before")
+    @field_validator("objectives", "constraints", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Also the command line's form: one text with commas."""
@@ -78,6 +83,11 @@ class SearchRecipe(CheckedModel):
             raise StarError(f"{', '.join(names)} names an objective twice; name each once")
         return names
 
+    @field_validator("constraints")
+    @classmethod
+    def _known_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(parse_constraint(text).text for text in value))
+
     @model_validator(mode="after")
     def _elites_leave_room(self) -> Self:
         if self.elites >= self.population:
@@ -86,6 +96,16 @@ class SearchRecipe(CheckedModel):
                 "give fewer elites or a larger population"
             )
         return self
+
+
+class HalvingRecipe(CheckedModel):
+    """Pareto-aware successive halving inside each generation but the first: see docs/interpretation.md."""
+
+    rungs: int = Field(default=2, ge=2, le=8, description="of training, the last one the whole budget")
+    reduction: int = Field(default=6, ge=2, le=64, description="from rung to rung, budgets up and candidates down")
+    least_correlation: float = Field(
+        default=0.5, ge=-1, le=1, description="of a rung with the whole budget, in the first generation; else off"
+    )
 
 
 class Recipe(CheckedModel):
@@ -98,6 +118,29 @@ class Recipe(CheckedModel):
     data: DataRecipe = DataRecipe()
     training: TrainingRecipe
     search: SearchRecipe = SearchRecipe()
+    halving: HalvingRecipe | None = Field(default=None, description="training in rungs; none in the paper")
+
+    @model_validator(mode="after")
+    def _rungs_can_be_trained(self) -> Self:
+        if self.halving is None:
+            return self
+        if self.search.algorithm not in HALVED:
+            raise StarError(
+                f"halving leaves most candidates without a score, which search.algorithm = {self.search.algorithm!r} "
+                f"cannot do with; use {' or '.join(HALVED)}"
+            )
+        if not any(objective.needs_training and not objective.timed for objective in self.objectives):
+            raise StarError("halving needs an objective that training decides, such as perplexity")
+        if self.training.schedule is not Schedule.TRAPEZOID:
+            raise StarError(
+                "halving needs a learning rate that does not depend on the budget: set training.schedule = 'trapezoid'"
+            )
+        for tokens in self.rung_tokens:
+            try:
+                self.training.replace(tokens=tokens)
+            except StarError as error:
+                raise StarError(f"the rung of {tokens} tokens: {error}; or change halving") from None
+        return self
 
     @staticmethod
     def names() -> list[str]:
@@ -151,17 +194,23 @@ class Recipe(CheckedModel):
             section, _, setting = name.partition(".")
             if section not in tree or not setting:
                 raise StarError(f"{name!r} is no setting; write SECTION.NAME with one of {', '.join(tree)}")
+            if tree[section] is None:
+                tree[section] = {}
             tree[section][setting] = value
         return Recipe.model_validate(tree)
 
     def differences(self, other: Recipe) -> list[str]:
         """Dotted names of the settings in which two recipes differ."""
         ours, theirs = self._flat(), other._flat()
-        return [name for name in ours if ours[name] != theirs[name]]
+        return [name for name in ours if ours[name] != theirs.get(name, ours[name])]
 
     def _flat(self) -> dict[str, Any]:
         sections = self.model_dump(mode="json")
-        return {f"{section}.{name}": value for section in sections for name, value in sections[section].items()}
+        flat: dict[str, Any] = {section: None for section in OPTIONAL if sections[section] is None}
+        flat |= {section: "there" for section in OPTIONAL if sections[section] is not None}
+        return flat | {
+            f"{section}.{name}": value for section in sections for name, value in (sections[section] or {}).items()
+        }
 
     @property
     def pool(self) -> OptionPool:
@@ -174,12 +223,51 @@ class Recipe(CheckedModel):
         return [parse_objective(name) for name in self.search.objectives]
 
     @property
+    def constraints(self) -> list[Constraint]:
+        """The constraints of ``search.constraints``, in that order."""
+        return [parse_constraint(text) for text in self.search.constraints]
+
+    @property
+    def rung_tokens(self) -> tuple[int, ...]:
+        """The budget of each rung, the whole one last; without halving, that alone."""
+        if self.halving is None:
+            return (self.training.tokens,)
+        return rung_budgets(self.training.tokens, self.halving.rungs, self.halving.reduction)
+
+    @property
+    def measures(self) -> list[Objective]:
+        """Everything that is known of a finished candidate: the objectives, then those that only constraints name."""
+        named = [*self.objectives, *(constraint.objective for constraint in self.constraints)]
+        return list({objective.name: objective for objective in named}.values())
+
+    def admits(self, genome: BackboneGenome) -> bool:
+        """Whether a genome keeps to all constraints that can be decided without training it."""
+        static = [constraint for constraint in self.constraints if not constraint.objective.needs_training]
+        if not static:
+            return True
+        pool = self.pool
+        architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
+        return all(
+            constraint.holds(value)
+            for constraint in static
+            if (value := constraint.objective.before_training(architecture)) is not None
+        )
+
+    def violated(self, scores: Mapping[str, float]) -> tuple[str, ...]:
+        """The constraints that a candidate with these scores breaks."""
+        return tuple(
+            constraint.text
+            for constraint in self.constraints
+            if not constraint.holds(scores[constraint.objective.name])
+        )
+
+    @property
     def needs_training(self) -> bool:
-        """Whether any objective can only be known by training."""
-        return any(objective.needs_training for objective in self.objectives)
+        """Whether any objective or constraint can only be known by training."""
+        return any(objective.needs_training for objective in self.measures)
 
     @property
     def cache_length(self) -> int:
         """Tokens at which cache sizes are quoted: the first ``cache_bytes@L``, else the training length."""
-        lengths = [objective.length for objective in self.objectives if objective.length is not None]
+        lengths = [o.length for o in self.objectives if o.kind.name == "cache_bytes" and o.length is not None]
         return lengths[0] if lengths else self.training.length

@@ -142,8 +142,8 @@ class Run:
 
 
 def score_row(candidate: Candidate, objectives: tuple[str, ...]) -> tuple[float, ...] | None:
-    """The scores of a candidate in the recipe's order; None unless it is done."""
-    if candidate.status is not Status.DONE:
+    """The scores of a candidate in the recipe's order; None unless it is done and keeps to all constraints."""
+    if candidate.status is not Status.DONE or candidate.violated:
         return None
     return tuple(candidate.scores[objective] for objective in objectives)
 

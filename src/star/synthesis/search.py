@@ -17,7 +17,10 @@ from star.synthesis.events import (
     SearchStarted,
     nobody,
 )
+from star.synthesis.halving import halving_works, tell_rungs, train_in_rungs
 from star.synthesis.local import start_server
+from star.synthesis.measures import own_function
+from star.synthesis.objectives import PYTHON
 from star.synthesis.recipe import Recipe
 from star.synthesis.run import Run, dominated_share, score_row
 from star.synthesis.seeds import derived_seed
@@ -56,6 +59,9 @@ def evolve(
     path = Path("runs") / time.strftime("%Y%m%d-%H%M%S") if run is None else Path(run)
     tell = listener or nobody
     with open_session(path, recipe, workers=workers, listener=tell, timeout=timeout, trial=trial) as session:
+        for objective in session.recipe.measures:
+            if objective.kind.name == PYTHON:
+                own_function(objective)  # a name that is misspelt is told before anything is trained
         if session.recipe.needs_training and session.store.generations() < session.recipe.search.generations:
             start_server()  # it imports torch while this process does, too
         finished = sum(candidate.status is not Status.PENDING for candidate in session.store.candidates())
@@ -82,6 +88,7 @@ def _algorithm(recipe: Recipe) -> Algorithm:
         crossover_points=search.crossover_points,
         elites=search.elites,
         tournament=search.tournament,
+        admit=recipe.admits if search.constraints else None,
     )
 
 
@@ -94,6 +101,8 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     generation = algorithm.generation + 1
     genomes = algorithm.ask()
     if not genomes:
+        if generation == 1:
+            raise _nothing_admitted(recipe)
         return False
     candidates = store.candidates(generation)
     if recipe.needs_training and (not candidates or _any_pending(candidates)):
@@ -104,7 +113,11 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     elif [candidate.digest for candidate in candidates] != [born.digest for born in algorithm.pending]:
         raise _not_reproducible(session.run, generation)
     tell(GenerationStarted(generation, tuple(candidates)))
-    if recipe.needs_training:
+    in_rungs = recipe.halving is not None and (generation == 1 or halving_works(store.candidates(generation=1), recipe))
+    if in_rungs:
+        train_in_rungs(session, generation, store.population(generation - 1))
+        tell_rungs(session, generation)
+    elif recipe.needs_training:
         session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), recipe.pool))
     else:
         session.finish_untrained(candidates)
@@ -158,6 +171,13 @@ def _require_a_survivor(candidates: list[Candidate], generation: int) -> None:
             f"all {len(candidates)} candidates of generation {generation} failed, {count} of them because: {reason}. "
             "Mend the recipe and start a new run"
         )
+
+
+def _nothing_admitted(recipe: Recipe) -> StarError:
+    return StarError(
+        f"no random genome of {recipe.model.depth} LIVs at width {recipe.model.width} keeps to "
+        f"search.constraints = {', '.join(recipe.search.constraints)}; loosen them, or change depth or width"
+    )
 
 
 def _not_reproducible(run: Path, generation: int) -> StarError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
-from star.synthesis.candidate import Candidate, Status
+from star.synthesis.candidate import Candidate, Rung, Status
 from star.synthesis.events import (
+    CandidateAtRung,
     CandidateFinished,
     CandidateLeft,
     CandidateLost,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from star.data import TokenizedCorpus
 
 WORKER_LOG = "workers.log"
+CHECKPOINTS = "checkpoints"  # of a generation in progress
 MANY_TIMES = 100  # a budget of more than so many training texts deserves a warning
 
 
@@ -75,7 +78,7 @@ class Session:
         recipe = self.recipe
         genome = BackboneGenome.parse(candidate.canonical)
         architecture = Architecture(genome, pool, recipe.model.width, recipe.training.length)
-        static = {objective.name: objective.before_training(architecture) for objective in recipe.objectives}
+        static = {objective.name: objective.before_training(architecture) for objective in recipe.measures}
         return replace(
             candidate,
             seed=derived_seed(recipe.search.seed, candidate.digest),
@@ -84,8 +87,10 @@ class Session:
             scores={name: value for name, value in static.items() if value is not None},
         )
 
-    def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool]) -> None:
+    def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool], *, rung: int | None = None) -> None:
         """Train those of ``candidates`` that are pending, each over the pool of its name, and store every result.
+
+        With a ``rung`` they are trained up to that one only, from the one before; on the last they are done.
 
         A candidate that fails is stored as failed and stops nobody else. One that cannot be trained for another cause
         (a full disk, a killed worker, a time-out) stays pending; StarError tells of it when the others are stored.
@@ -96,7 +101,7 @@ class Session:
         corpus, executor = self.ready_corpus(), self._ready_executor()
         faults: dict[str, str] = {}
         for candidate in pending.values():
-            executor.submit(self._trial_of(candidate, pools[candidate.name], corpus))
+            executor.submit(self._trial_of(candidate, pools[candidate.name], corpus, rung))
         for event in executor.events():
             candidate = pending[event.trial.name]
             match event:
@@ -107,14 +112,50 @@ class Session:
                 case TrialLost(reason=reason):
                     self.listener(CandidateLost(candidate, reason))
                 case TrialDone(outcome=outcome, seconds=seconds):
-                    self.finish(self._measured(candidate, outcome, seconds))
+                    self._keep(candidate, outcome, seconds, rung)
                 case TrialError(reason=reason, fault=True):
                     faults[candidate.name] = reason
                     self.listener(CandidateLeft(candidate, reason))
                 case TrialError(reason=reason, seconds=seconds):
-                    self.finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=seconds))
+                    spent = seconds + (candidate.seconds or 0.0)
+                    self.finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=spent))
         if faults:
             raise self._not_trained([name for name in pending if name in faults], faults)
+
+    def _keep(self, candidate: Candidate, outcome: Outcome, seconds: float, rung: int | None) -> None:
+        """Store what a trial has measured: the end of a candidate, or a rung that it has reached."""
+        tokens = candidate.tokens + self._trained_tokens(rung)
+        done = replace(self._measured(candidate, outcome, seconds + (candidate.seconds or 0.0)), tokens=tokens)
+        budgets = self.recipe.rung_tokens
+        if rung is None or rung == len(budgets) - 1:
+            self.finish(done)
+            return
+        reached = replace(
+            candidate,
+            rungs=(*candidate.rungs, Rung(budgets[rung], done.scores)),
+            curve=done.curve,
+            seconds=done.seconds,
+            tokens=tokens,
+        )
+        self.store.finish(reached)
+        self.listener(CandidateAtRung(reached))
+
+    def _trained_tokens(self, rung: int | None) -> int:
+        """What a trial trains: all, or from where the decay of the rung before began."""
+        training, budgets = self.recipe.training, self.recipe.rung_tokens
+        if rung is None:
+            return training.steps * training.step_tokens
+        before = training.replace(tokens=budgets[rung - 1]).constant_steps if rung else 0
+        return (training.replace(tokens=budgets[rung]).steps - before) * training.step_tokens
+
+    def checkpoint(self, candidate: Candidate) -> Path:
+        """Where a candidate keeps its weights between rungs."""
+        return self.run / CHECKPOINTS / candidate.name
+
+    def forget_checkpoints(self, *candidates: Candidate) -> None:
+        """Remove the weights of ``candidates`` that are trained no further; of all, if none are named."""
+        for folder in [self.checkpoint(each) for each in candidates] or [self.run / CHECKPOINTS]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def finish(self, candidate: Candidate) -> None:
         """Store the result of a pending candidate, then tell of it."""
@@ -125,7 +166,7 @@ class Session:
         """Store the pending ones of ``candidates`` as done with their static scores: no objective needs training."""
         for candidate in candidates:
             if candidate.status is Status.PENDING:
-                self.finish(replace(candidate, status=Status.DONE))
+                self.finish(replace(candidate, status=Status.DONE, violated=self.recipe.violated(candidate.scores)))
 
     def _not_trained(self, names: Sequence[str], reasons: dict[str, str]) -> StarError:
         first, more = names[0], len(names) - 1
@@ -139,19 +180,22 @@ class Session:
     def _measured(self, candidate: Candidate, outcome: Outcome, seconds: float) -> Candidate:
         trained = {
             objective.name: objective.after_training(outcome.metrics)
-            for objective in self.recipe.objectives
+            for objective in self.recipe.measures
             if objective.needs_training
         }
+        known = {**candidate.scores, **trained}
+        scores = {objective.name: known[objective.name] for objective in self.recipe.measures}
         return replace(
             candidate,
             status=Status.DONE,
-            scores={name: {**candidate.scores, **trained}[name] for name in self.recipe.search.objectives},
+            scores=scores,
+            violated=self.recipe.violated(scores),
             metrics=outcome.metrics,
             curve=outcome.curve,
             seconds=seconds,
         )
 
-    def _trial_of(self, candidate: Candidate, pool: OptionPool, corpus: TokenizedCorpus) -> Trial:
+    def _trial_of(self, candidate: Candidate, pool: OptionPool, corpus: TokenizedCorpus, rung: int | None) -> Trial:
         return Trial(
             name=candidate.name,
             genome=candidate.canonical,
@@ -160,6 +204,8 @@ class Session:
             corpus=corpus.path,
             seed=candidate.seed,
             data_seed=derived_seed(self.recipe.search.seed, "data"),
+            tokens=None if rung is None else self.recipe.rung_tokens[rung],
+            checkpoint=None if rung is None else self.checkpoint(candidate).resolve(),
             function=self._trial,
         )
 
@@ -262,7 +308,7 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
     stored = Recipe.model_validate_json(text)
     if recipe is None or recipe == stored:
         return stored
-    if all(candidate.status is Status.PENDING for candidate in store.candidates()):
+    if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):
         # Nothing is lost by starting over, for instance where the first start named a text that does not exist.
         store.forget()
         store.put_facts(recipe=recipe.model_dump_json())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import StarError
-from star.synthesis.candidate import Candidate, Status
+from star.synthesis.candidate import Candidate, Rung, Status
 
 DATABASE = "run.db"
 FORMAT = 1
@@ -31,7 +31,7 @@ CREATE TABLE candidates (
     digest TEXT NOT NULL,
     seed INTEGER NOT NULL,
     parents TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('pending', 'done', 'failed')),
+    status TEXT NOT NULL CHECK (status IN ('pending', 'done', 'failed', 'stopped')),
     parameters INTEGER NOT NULL,
     cache_bytes INTEGER NOT NULL,
     failure TEXT,
@@ -155,7 +155,7 @@ class Store:
                 self._connection.execute(f"INSERT INTO candidates ({names}) VALUES ({slots})", row)
 
     def finish(self, candidate: Candidate) -> None:
-        """Record how a pending candidate ended."""
+        """Record how a pending candidate ended, or how far it has come."""
         row = _to_row(candidate)
         assignments = ", ".join(f"{name} = :{name}" for name in row if name != "name")
         with self._transaction():
@@ -217,6 +217,9 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "scores": candidate.scores,
                 "metrics": candidate.metrics,
                 "curve": candidate.curve,
+                "violated": candidate.violated,
+                "rungs": [[rung.tokens, rung.scores] for rung in candidate.rungs],
+                "tokens": candidate.tokens,
             }
         ),
     }
@@ -229,6 +232,8 @@ def _from_row(row: sqlite3.Row) -> Candidate:
     values["parents"] = tuple(values["parents"].split())
     values["status"] = Status(values["status"])
     data["curve"] = tuple((int(tokens), float(loss)) for tokens, loss in data["curve"])
+    data["rungs"] = tuple(Rung(tokens, scores) for tokens, scores in data.get("rungs", ()))
+    data["violated"] = tuple(data.get("violated", ()))
     return Candidate(**values, **data)
 
 

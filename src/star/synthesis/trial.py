@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import OptionPool
+from star.synthesis.measures import Context, NotFinite, measure
 from star.synthesis.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Trial:
     """Of the initial weights."""
     data_seed: int
     """Of the order of the training windows: one for the whole run, so that all candidates read the same text."""
+    tokens: int | None = None
+    """The budget of a rung of halving; None: the recipe's."""
+    checkpoint: Path | None = None
+    """Where a training in rungs keeps its weights before their decay."""
     device: str = "cpu"
     """Where to train; the executor says."""
     function: str = TRAIN_CANDIDATE
@@ -76,9 +81,11 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     from star.data import TokenizedCorpus
     from star.evaluation import perplexity
     from star.lm import LanguageModel
-    from star.training import Diverged, threads, train
+    from star.training import CheckpointPolicy, Diverged, threads, train
 
     recipe = trial.recipe
+    settings = recipe.training if trial.tokens is None else recipe.training.replace(tokens=trial.tokens)
+    policy = None if trial.checkpoint is None else CheckpointPolicy(trial.checkpoint)
     corpus = TokenizedCorpus.open(trial.corpus)
     with threads(recipe.training.threads):
         try:
@@ -94,7 +101,9 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
         except StarError as error:
             raise TrialFailed(f"it cannot be built: {error}") from None
         try:
-            training = train(model, corpus, recipe.training, seed=trial.data_seed, device=trial.device, on_step=report)
+            training = train(
+                model, corpus, settings, seed=trial.data_seed, device=trial.device, on_step=report, checkpoint=policy
+            )
             evaluation = perplexity(
                 model,
                 corpus.validation,
@@ -109,4 +118,12 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     metrics = {"perplexity": evaluation.perplexity, "loss": evaluation.loss}
     if evaluation.bits_per_byte is not None:
         metrics["bits_per_byte"] = evaluation.bits_per_byte
+    context = Context(recipe, corpus, trial.device, trial.seed)
+    with threads(recipe.training.threads):
+        for objective in recipe.measures:
+            if objective.measured:
+                try:
+                    metrics[objective.name] = measure(objective, model, context)
+                except NotFinite as reason:
+                    raise TrialFailed(str(reason)) from None
     return Outcome(metrics, tuple((tokens, loss) for tokens, loss in training.curve))

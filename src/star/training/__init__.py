@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from star.training.divergence import Diverged
-from star.training.recipe import Precision, TrainingRecipe
+from star.training.recipe import Precision, Schedule, TrainingRecipe
 
 if TYPE_CHECKING:
     from star.training.checkpoint import CheckpointPolicy
@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointPolicy",
     "Diverged",
     "Precision",
+    "Schedule",
     "StepReport",
     "TrainingRecipe",
     "TrainingResult",

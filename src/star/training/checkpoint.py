@@ -30,18 +30,22 @@ TEMPORARY = ".saving-"
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """Where a training keeps its checkpoints, and after how many tokens it writes one (and one at the end)."""
+    """Where a training keeps its checkpoints, and after how many tokens it writes one (and one at the end).
+
+    Without `every_tokens` the only checkpoint is the one before the decay of a trapezoid; a training with a larger
+    budget, but otherwise the same settings, continues from it, as if it had had that budget from the start.
+    """
 
     folder: Path
-    every_tokens: int
+    every_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.every_tokens < 1:
+        if self.every_tokens is not None and self.every_tokens < 1:
             raise StarError(f"every_tokens = {self.every_tokens} must be at least 1")
 
     def is_due(self, before: int, after: int) -> bool:
         """Whether a step that went from `before` to `after` tokens passed a multiple of `every_tokens`."""
-        return after // self.every_tokens > before // self.every_tokens
+        return self.every_tokens is not None and after // self.every_tokens > before // self.every_tokens
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from star.data.corpus import TokenizedCorpus
 from star.data.windows import batches
+from star.errors import StarError
 from star.training.checkpoint import CheckpointPolicy, TrainingState, load_checkpoint, save_checkpoint
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
 from star.training.precision import autocast, own_randomness, seed_generators, threads
-from star.training.recipe import TrainingRecipe
+from star.training.recipe import Schedule, TrainingRecipe
 from star.training.schedule import learning_rate
 
 
@@ -104,9 +105,19 @@ class _Training:
             "seed": seed,
             "recipe": recipe.model_dump(mode="json", exclude={"validation_tokens"}),
         }
+        if policy and policy.every_tokens is None:
+            if recipe.schedule is not Schedule.TRAPEZOID:
+                raise StarError("a checkpoint before the decay needs schedule = 'trapezoid'; or give every_tokens")
+            for name in ("tokens", "decay_share", "final_learning_rate_ratio"):  # they decide nothing before the decay
+                del self.identity["recipe"][name]  # type: ignore[attr-defined]
         if policy and (saved := load_checkpoint(policy.folder, self.identity, model, self.optimizer)):
             self.step, self.curve, self.seconds_before = saved.step, saved.curve, saved.seconds
             self.monitor = LossMonitor(**saved.monitor)
+            if policy.every_tokens is None and self.step > recipe.constant_steps:
+                raise StarError(
+                    f"{policy.folder} is at step {self.step}, but with tokens = {recipe.tokens} the decay begins after "
+                    f"step {recipe.constant_steps}: raise tokens, or choose another folder"
+                )
         self.batches = batches(
             corpus.train,
             length=recipe.length,
@@ -122,7 +133,7 @@ class _Training:
             tokens = self.step * recipe.step_tokens
             seconds = time.monotonic() - started
             self.curve.append((tokens, loss))
-            if self.policy and (self.step == recipe.steps or self.policy.is_due(tokens - recipe.step_tokens, tokens)):
+            if self.policy and self.saves(self.policy, tokens):
                 self.save(self.policy, self.seconds_before + seconds)
             if on_step:
                 speed = (self.step - first) * recipe.step_tokens / max(seconds, 1e-9)
@@ -164,6 +175,12 @@ class _Training:
             (loss * share).backward()
             total += loss.detach().float() * share
         return total
+
+    def saves(self, policy: CheckpointPolicy, tokens: int) -> bool:
+        """Whether there is a checkpoint after the step that has just reached `tokens`."""
+        if policy.every_tokens is None:
+            return self.step == self.recipe.constant_steps
+        return self.step == self.recipe.steps or policy.is_due(tokens - self.recipe.step_tokens, tokens)
 
     def save(self, policy: CheckpointPolicy, seconds: float) -> None:
         state = TrainingState(self.step, seconds, self.curve, asdict(self.monitor), self.identity)

@@ -19,11 +19,18 @@ class Precision(enum.StrEnum):
     BF16 = "bf16"
 
 
+class Schedule(enum.StrEnum):
+    """What the learning rate does after the warm-up."""
+
+    COSINE = "cosine"  # half a cosine over the whole rest of the budget (the paper's)
+    TRAPEZOID = "trapezoid"  # constant, then a short linear decay: all before the decay is the same for any budget
+
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingRecipe(CheckedModel):
-    """AdamW with a linear warm-up and a cosine decay; everything is counted in tokens (paper section 5 and A.2).
+    """AdamW with a linear warm-up and a decay; everything is counted in tokens (paper section 5 and A.2).
 
     A step consumes `batch_tokens` rounded down to whole sequences of `length` tokens (`step_tokens`, at least one
     sequence), a training as many whole steps as `tokens` pays for (`steps`).
@@ -37,6 +44,10 @@ class TrainingRecipe(CheckedModel):
         default=None, gt=0, description="tokens of one forward pass (gradients accumulate); default: the whole batch"
     )
     peak_learning_rate: float = Field(default=8e-4, gt=0, allow_inf_nan=False)
+    schedule: Schedule = Schedule.COSINE
+    decay_share: float = Field(
+        default=0.2, gt=0, le=1, description="of the budget that the decay of a trapezoid takes; nothing for a cosine"
+    )
     final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1, description="last over peak learning rate")
     state_space_learning_rate_ratio: float = Field(
         default=0.25, gt=0, le=1, description="of A, B and Δ of a fixed state space, over that of everything else"
@@ -70,6 +81,11 @@ class TrainingRecipe(CheckedModel):
         """Optimiser steps of the whole training."""
         return self.tokens // self.step_tokens
 
+    @property
+    def constant_steps(self) -> int:
+        """Of a trapezoid, the steps before the decay: as long as nothing depends on the budget."""
+        return self.steps - max(1, round(self.decay_share * self.steps))
+
     def with_tokens(self, tokens: int) -> Self:
         """The same training with another budget; the warm-up keeps its share of it."""
         return self.replace(tokens=tokens, warmup_tokens=self.warmup_tokens * tokens // self.tokens)
@@ -85,5 +101,10 @@ class TrainingRecipe(CheckedModel):
             raise StarError(
                 f"warmup_tokens = {self.warmup_tokens} leaves nothing of tokens = {self.tokens}: lower warmup_tokens "
                 "(a tenth of the budget is usual) or raise tokens"
+            )
+        if self.schedule is Schedule.TRAPEZOID and self.warmup_tokens > self.constant_steps * self.step_tokens:
+            raise StarError(
+                f"warmup_tokens = {self.warmup_tokens} reaches into the decay, which begins after "
+                f"{self.constant_steps * self.step_tokens} of {self.tokens} tokens: lower warmup_tokens or decay_share"
             )
         return self

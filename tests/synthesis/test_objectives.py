@@ -93,3 +93,23 @@ def test_constraints(text: str, canonical: str, kept: float, broken: float) -> N
 def test_mistakes_in_constraints(text: str, message: str) -> None:
     with pytest.raises(StarError, match=message):
         parse_constraint(text)
+
+
+def test_mad_is_measured_on_fresh_models_of_the_candidates_genome(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from star import LanguageModel
+    from star.evaluation import mad_score
+    from star.synthesis.measures import measure
+
+    asked = []
+
+    def scores(make_model, *, seed, settings, device):  # type: ignore[no-untyped-def]
+        asked.append(make_model(19, 32, 5))
+        return {"one": 0.25, "other": 0.75}
+
+    monkeypatch.setattr(mad_score, "mad_scores", scores)
+    model = LanguageModel.from_genome("11111 91111", width=32, vocab_size=257)
+    context = SimpleNamespace(recipe=SimpleNamespace(training=SimpleNamespace(threads=1)), seed=3, device="cpu")
+    assert measure(parse_objective("mad"), model, context) == 0.5  # type: ignore[arg-type]
+    assert (asked[0].config.genome, asked[0].config.width, asked[0].config.vocab_size) == (model.config.genome, 32, 19)

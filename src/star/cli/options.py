@@ -25,7 +25,7 @@ Objectives = Annotated[
     str | None,
     typer.Option(
         help="What to minimise, with commas: perplexity, parameters, cache_bytes@L, flops@L, prefill_time@L, "
-        "decode_time@L for L tokens, python:MODULE.FUNCTION."
+        "decode_time@L for L tokens, mad, python:MODULE.FUNCTION."
     ),
 ]
 Constraints = Annotated[

@@ -1,4 +1,4 @@
-"""Objectives that a worker measures on the trained model: times, and functions of the user's own."""
+"""Objectives that a worker measures beside the perplexity: times, MAD tasks, and functions of the user's own."""
 
 from __future__ import annotations
 
@@ -39,10 +39,28 @@ def measure(objective: Objective, model: LanguageModel, context: Context) -> flo
     """
     if objective.kind.name == PYTHON:
         return _number(objective, own_function(objective)(model, context))
+    if objective.kind.name == "mad":
+        return mad_error(model, context)
     from star.evaluation.latency import decode_seconds, prefill_seconds
 
     measured = {"prefill_time": prefill_seconds, "decode_time": decode_seconds}[objective.kind.name]
     return measured(model, objective.length or 1)
+
+
+def mad_error(model: LanguageModel, context: Context) -> float:
+    """The share of wrong answers in the six MAD tasks, of fresh models of the same genome and width."""
+    from star.evaluation.mad_score import MadSettings, mad_scores, mean_score
+    from star.lm import LanguageModel
+
+    config = model.config
+
+    def fresh(vocab_size: int, length: int, seed: int) -> LanguageModel:
+        return LanguageModel.from_genome(
+            config.genome, pool=config.pool, width=config.width, vocab_size=vocab_size, length=length, seed=seed
+        )
+
+    settings = MadSettings(threads=context.recipe.training.threads)
+    return 1 - mean_score(mad_scores(fresh, seed=context.seed, settings=settings, device=context.device))
 
 
 def own_function(objective: Objective) -> Callable[..., Any]:

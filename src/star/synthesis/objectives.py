@@ -187,6 +187,13 @@ OBJECTIVES: dict[str, Kind] = {
             takes_length=True,
             measured=True,
         ),
+        Kind(
+            "mad",
+            "MAD error",
+            "share of wrong answers in the six MAD tasks, each learned by a fresh model",
+            lambda value: f"{value:.1%}",
+            measured=True,
+        ),
     )
 }
 

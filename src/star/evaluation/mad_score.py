@@ -25,8 +25,8 @@ MakeModel = Callable[[int, int, int], LanguageModel]
 class MadSettings:
     """The protocol: AdamW with a linear warm-up of a tenth of the steps and a cosine decay to zero."""
 
-    steps: int = 400
-    batch_size: int = 32
+    steps: int = 300
+    batch_size: int = 16
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     test_sequences: int = 256

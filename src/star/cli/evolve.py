@@ -34,6 +34,7 @@ def run(
     pool: options.Pool = None,
     extend: options.Extend = None,
     halving: options.Halving = False,
+    surrogate: options.SurrogateScreen = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -50,7 +51,7 @@ def run(
     """
     from star.cli.progress import search_progress
     from star.synthesis import evolve
-    from star.synthesis.recipe import HalvingRecipe
+    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
 
     settings = options.search_settings(
         data=data,
@@ -71,6 +72,8 @@ def run(
     base = _base_recipe(recipe, run)
     if halving and base.halving is None:
         settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
+    if surrogate and base.surrogate is None:
+        settings["surrogate.factor"] = SurrogateRecipe().factor
     chosen = base.override(settings)
     path = run or options.default_run(recipe or DEFAULT_RECIPE, chosen)
     say(f"run directory: {path}", err=True)

@@ -64,6 +64,12 @@ Halving = Annotated[
         help="Train in rungs and stop most candidates early; sets the recipe's [halving] and a trapezoid schedule.",
     ),
 ]
+SurrogateScreen = Annotated[
+    bool,
+    typer.Option(
+        "--surrogate", help="Breed more than is trained, and choose by predicted scores; sets the recipe's [surrogate]."
+    ),
+]
 Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
 Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
 Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]

@@ -12,6 +12,7 @@ from star.errors import StarError
 from star.evolution.archive import Admit, Archive
 from star.evolution.individual import Individual, feasible_scores
 from star.evolution.selection import Fitness, first_front, tournament
+from star.evolution.surrogate import Screen
 from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate
 
 
@@ -23,7 +24,7 @@ class Generational(ABC):
     (``_selected``), and may breed in another way (``_offspring``).
 
     No architecture is asked for twice, whatever integers encode it. A genome that ``admit`` refuses is never asked
-    for at all. When nothing new can be found, ``ask`` returns fewer genomes, and in the end none. ``objectives`` may
+    for at all. With a ``screen``, more offspring are bred than asked for, and it chooses among them. When nothing new can be found, ``ask`` returns fewer genomes, and in the end none. ``objectives`` may
     be left out: then the first scores told decide it.
 
     The course of a search depends on the seed and on what it was told, never on when; ``state_dict`` and
@@ -45,6 +46,7 @@ class Generational(ABC):
         elites: int = 2,
         tournament: int = 2,
         admit: Admit | None = None,
+        screen: Screen | None = None,
     ) -> None:
         _check("depth", depth, depth >= 1, "at least 1")
         _check("population_size", population_size, population_size >= 2, "at least 2")
@@ -71,6 +73,8 @@ class Generational(ABC):
         self._pending: dict[str, Individual] = {}  # by digest, in the order asked
         self._untold: set[str] = set()
         self._archive = Archive(pool, admit=admit)
+        self._screen = screen
+        self._told: list[Individual] = []  # with scores, in the order asked; kept for a screen only
         self._rng = Random(seed)
 
     @property
@@ -89,7 +93,7 @@ class Generational(ABC):
         An empty list says that no new architecture is left to ask for.
         """
         if not self._pending:
-            born = self._first_generation() if self.generation == 0 else self._offspring()
+            born = self._first_generation() if self.generation == 0 else self._screened()
             self._pending = {individual.digest: individual for individual in born}
             self._untold = set(self._pending)
         return [individual.genome for individual in self._pending.values()]
@@ -120,6 +124,8 @@ class Generational(ABC):
         self._untold -= told.keys()
         if told and not self._untold:
             self.population = self._selected(self.population, list(self._pending.values()))
+            if self._screen is not None:
+                self._told += [individual for individual in self._pending.values() if individual.feasible]
             self.generation += 1
             self._pending = {}
 
@@ -142,9 +148,21 @@ class Generational(ABC):
                 born.append(Individual(genome, digest))
         return self._filled(born, self.population_size)
 
-    def _offspring(self) -> list[Individual]:
-        keys = self._fitness(self.population)
+    def _screened(self) -> list[Individual]:
+        """The offspring to ask for: all that are bred, or those that the screen chooses of more."""
         size = self.population_size - self.elites
+        if self._screen is None:
+            return self._offspring(size)
+        bred = self._offspring(size * self._screen.factor)
+        chosen = self._screen.choose(bred, self._told, self.population, size, self._rng)
+        kept = {individual.digest for individual in chosen}
+        for individual in bred:
+            if individual.digest not in kept:
+                self._archive.release(individual.digest)
+        return chosen
+
+    def _offspring(self, size: int) -> list[Individual]:
+        keys = self._fitness(self.population)
         born: list[Individual] = []
         fruitless = 0  # pairs in a row that bred nothing new
         while self.population and len(born) < size and fruitless < self.population_size:
@@ -176,7 +194,7 @@ class Generational(ABC):
         return born
 
     def _settings(self) -> dict[str, Any]:
-        """The arguments that make a search like this one, but for the pool and ``admit``."""
+        """The arguments that make a search like this one, but for the pool, ``admit`` and ``screen``."""
         return {
             "depth": self.depth,
             "population_size": self.population_size,
@@ -189,7 +207,7 @@ class Generational(ABC):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the pool and ``admit``, as plain data for ``json.dumps``."""
+        """Everything but the pool, ``admit`` and ``screen``, as plain data for ``json.dumps``."""
         version, internal, gauss = self._rng.getstate()
         return {
             "algorithm": self.name,
@@ -199,18 +217,22 @@ class Generational(ABC):
             "pending": [individual.to_json() for individual in self._pending.values()],
             "untold": [digest for digest in self._pending if digest in self._untold],
             "seen": self._archive.digests,
+            "told": [individual.to_json() for individual in self._told],
             "random": [version, list(internal), gauss],
         }
 
     @classmethod
-    def from_state(cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None) -> Self:
+    def from_state(
+        cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None, screen: Screen | None = None
+    ) -> Self:
         """The search that ``state_dict`` described; it goes on exactly as the original would have."""
         if state["algorithm"] != cls.name:
             raise StarError(f"the state is that of a search by {state['algorithm']!r}, not by {cls.name!r}.")
-        search = cls(pool, admit=admit, **state["settings"])
+        search = cls(pool, admit=admit, screen=screen, **state["settings"])
         search.generation = state["generation"]
         search.population = [Individual.from_json(data) for data in state["population"]]
         search._pending = {data["digest"]: Individual.from_json(data) for data in state["pending"]}
+        search._told = [Individual.from_json(data) for data in state.get("told", ())]
         search._untold = set(state["untold"])
         search._archive = Archive(pool, admit=admit, digests=state["seen"])
         version, internal, gauss = state["random"]

@@ -19,7 +19,7 @@ from star.training import Schedule, TrainingRecipe
 from star.validation import CheckedModel, listed
 
 HALVED = ("nsga2", "random")  # searches whose population does without candidates that have no score
-OPTIONAL = ("halving",)  # sections that a recipe may lack
+OPTIONAL = ("halving", "surrogate")  # sections that a recipe may lack
 MOST_LIVS = 4096  # of a backbone
 
 
@@ -108,6 +108,13 @@ class HalvingRecipe(CheckedModel):
     )
 
 
+class SurrogateRecipe(CheckedModel):
+    """Pre-screening of offspring by a model of the scores: see docs/interpretation.md."""
+
+    factor: int = Field(default=4, ge=2, le=1000, description="offspring bred for each one that is trained")
+    random_share: float = Field(default=0.25, ge=0, le=1, description="of the places that go to blindly drawn ones")
+
+
 class Recipe(CheckedModel):
     """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
 
@@ -119,6 +126,8 @@ class Recipe(CheckedModel):
     training: TrainingRecipe
     search: SearchRecipe = SearchRecipe()
     halving: HalvingRecipe | None = Field(default=None, description="training in rungs; none in the paper")
+
+    surrogate: SurrogateRecipe | None = Field(default=None, description="pre-screening; none in the paper")
 
     @model_validator(mode="after")
     def _rungs_can_be_trained(self) -> Self:
@@ -252,6 +261,12 @@ class Recipe(CheckedModel):
             for constraint in static
             if (value := constraint.objective.before_training(architecture)) is not None
         )
+
+    def known_scores(self, genome: BackboneGenome) -> tuple[float | None, ...]:
+        """For each objective its value where the genome decides it, else None."""
+        pool = self.pool
+        architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
+        return tuple(objective.before_training(architecture) for objective in self.objectives)
 
     def violated(self, scores: Mapping[str, float]) -> tuple[str, ...]:
         """The constraints that a candidate with these scores breaks."""

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from star.errors import StarError
-from star.evolution import Algorithm, algorithm_class
+from star.evolution import Algorithm, Surrogate, algorithm_class
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
     GenerationFinished,
@@ -89,7 +89,15 @@ def _algorithm(recipe: Recipe) -> Algorithm:
         elites=search.elites,
         tournament=search.tournament,
         admit=recipe.admits if search.constraints else None,
+        screen=_screen(recipe),
     )
+
+
+def _screen(recipe: Recipe) -> Surrogate | None:
+    if recipe.surrogate is None:
+        return None
+    settings = recipe.surrogate
+    return Surrogate(recipe.pool, factor=settings.factor, random_share=settings.random_share, known=recipe.known_scores)
 
 
 def _generation(session: Session, algorithm: Algorithm) -> bool:

@@ -209,8 +209,8 @@ def test_a_rung_that_was_killed_anywhere_is_repeated_from_the_checkpoint_before(
     assert_same(state(model), undisturbed(corpus, trapezoid(recipe, 1280))[0])
     with pytest.raises(StarError, match="raise tokens"):
         train(TinyModel(), corpus, trapezoid(recipe, 640), seed=3, checkpoint=policy)
+    other = trapezoid(recipe, 1280).replace(peak_learning_rate=1e-3)
     with pytest.raises(StarError, match="peak_learning_rate"):
-        other = trapezoid(recipe, 1280).replace(peak_learning_rate=1e-3)
         train(TinyModel(), corpus, other, seed=3, checkpoint=policy)
     with pytest.raises(StarError, match="schedule = 'trapezoid'"):
         train(TinyModel(), corpus, recipe, seed=3, checkpoint=policy)

@@ -13,7 +13,7 @@ from star.evolution.archive import Admit, Archive
 from star.evolution.individual import Individual, feasible_scores
 from star.evolution.selection import Fitness, first_front, tournament
 from star.evolution.surrogate import Screen
-from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate
+from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate, require_valid
 
 
 class Generational(ABC):
@@ -24,8 +24,9 @@ class Generational(ABC):
     (``_selected``), and may breed in another way (``_offspring``).
 
     No architecture is asked for twice, whatever integers encode it. A genome that ``admit`` refuses is never asked
-    for at all. With a ``screen``, more offspring are bred than asked for, and it chooses among them. When nothing new can be found, ``ask`` returns fewer genomes, and in the end none. ``objectives`` may
-    be left out: then the first scores told decide it.
+    for at all. With a ``screen``, more offspring are bred than asked for, and it chooses among them.
+    ``initial`` genomes take the first places of generation 1. When nothing new can be found, ``ask`` returns fewer
+    genomes, and in the end none. ``objectives`` may be left out: then the first scores told decide it.
 
     The course of a search depends on the seed and on what it was told, never on when; ``state_dict`` and
     ``from_state`` continue it exactly.
@@ -47,6 +48,7 @@ class Generational(ABC):
         tournament: int = 2,
         admit: Admit | None = None,
         screen: Screen | None = None,
+        initial: Sequence[BackboneGenome] = (),
     ) -> None:
         _check("depth", depth, depth >= 1, "at least 1")
         _check("population_size", population_size, population_size >= 2, "at least 2")
@@ -74,6 +76,10 @@ class Generational(ABC):
         self._untold: set[str] = set()
         self._archive = Archive(pool, admit=admit)
         self._screen = screen
+        self._initial = tuple(initial)
+        for genome in self._initial:
+            require_valid(genome, pool)
+            _check(f"the depth of the initial genome {genome}", genome.depth, genome.depth == depth, f"{depth}")
         self._told: list[Individual] = []  # with scores, in the order asked; kept for a screen only
         self._rng = Random(seed)
 
@@ -143,8 +149,9 @@ class Generational(ABC):
 
     def _first_generation(self) -> list[Individual]:
         born: list[Individual] = []
-        for genome in initial_population(self.pool, self.depth, self.population_size, self._rng):
-            if (digest := self._archive.claim(genome)) is not None:
+        usual = initial_population(self.pool, self.depth, self.population_size, self._rng)
+        for genome in (*self._initial, *usual):
+            if len(born) < self.population_size and (digest := self._archive.claim(genome)) is not None:
                 born.append(Individual(genome, digest))
         return self._filled(born, self.population_size)
 
@@ -212,6 +219,7 @@ class Generational(ABC):
         return {
             "algorithm": self.name,
             "settings": self._settings(),
+            "initial": [str(genome) for genome in self._initial],
             "generation": self.generation,
             "population": [individual.to_json() for individual in self.population],
             "pending": [individual.to_json() for individual in self._pending.values()],
@@ -228,7 +236,8 @@ class Generational(ABC):
         """The search that ``state_dict`` described; it goes on exactly as the original would have."""
         if state["algorithm"] != cls.name:
             raise StarError(f"the state is that of a search by {state['algorithm']!r}, not by {cls.name!r}.")
-        search = cls(pool, admit=admit, screen=screen, **state["settings"])
+        initial = [BackboneGenome.parse(text) for text in state.get("initial", ())]
+        search = cls(pool, admit=admit, screen=screen, initial=initial, **state["settings"])
         search.generation = state["generation"]
         search.population = [Individual.from_json(data) for data in state["population"]]
         search._pending = {data["digest"]: Individual.from_json(data) for data in state["pending"]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from random import Random
 from typing import Protocol
 
@@ -145,7 +146,7 @@ def genome_features(genome: BackboneGenome, pool: OptionPool) -> list[float]:
         inside = kinds[part * depth // PARTS : (part + 1) * depth // PARTS]
         features += [inside.count(kind) / max(1, len(inside)) for kind in range(6)]
     memoryless = [liv in pool and pool[liv].memoryless for liv in livs]
-    pairs = list(zip(memoryless, memoryless[1:], strict=False))
+    pairs = list(pairwise(memoryless))
     features += [sum(one != other for one, other in pairs) / max(1, len(pairs))]
     features += [len(counts) / depth, float(memoryless[0]), float(memoryless[-1])]
     wires = wiring(genome, pool)

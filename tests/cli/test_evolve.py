@@ -23,7 +23,7 @@ def recipe_of(monkeypatch: pytest.MonkeyPatch, star, *arguments: str) -> tuple[R
     class Stop(Exception):
         pass
 
-    def record(recipe: Recipe, *, run: Path, workers: int | None, listener: object) -> None:
+    def record(recipe: Recipe, *, run: Path, workers: int | None, listener: object, budget: float | None) -> None:
         seen.append((recipe, run, workers))
         raise Stop
 
@@ -51,7 +51,12 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch, star) 
         *("--population", "6", "--generations", "5", "--depth", "10", "--width", "96", "--length", "128"),
         *("--tokens", "123456", "--batch-tokens", "2048", "--seed", "7", "--workers", "3"),
         *("--pool", "extended", "--extend", "depth,paths"),
+        *("--constraints", "parameters<=2e6, flops@64>=1", "--halving", "--surrogate"),
     )
+    assert recipe.search.constraints == ("parameters<=2000000", "flops@64>=1")
+    assert recipe.halving is not None
+    assert recipe.surrogate is not None
+    assert recipe.training.schedule == "trapezoid"
     assert (run, workers) == (Path("here"), 3)
     assert (recipe.data.source, recipe.data.tokenizer) == ("some.txt", "bpe:512")
     assert recipe.search.objectives == ("perplexity", "parameters")

@@ -27,6 +27,8 @@ def test_the_readme_shows_both_ways_of_use() -> None:
         "compare",
         "report",
         "inspect",
+        "analyse",
+        "lineage",
         "scale",
         "train",
         "generate",

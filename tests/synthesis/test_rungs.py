@@ -127,3 +127,14 @@ def test_a_recipe_without_the_section_has_no_rungs_and_toml_keeps_it(rungs: Reci
 def test_recipes_that_cannot_be_halved_are_refused(rungs: Recipe, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(StarError, match=message):
         rungs.override(settings)
+
+
+def test_halving_and_screening_go_together_and_go_on_exactly(rungs: Recipe, tmp_path: Path) -> None:
+    both = rungs.override({"surrogate.factor": 3})
+    assert Recipe.from_toml(both.to_toml()) == both
+    short = both.override({"search.generations": 2})
+    whole = everything(evolve(both, run=tmp_path / "whole", workers=2, trial=LEARNING))
+    evolve(short, run=tmp_path / "parts", workers=2, trial=LEARNING)
+    assert everything(evolve(both, run=tmp_path / "parts", workers=1, trial=LEARNING)) == whole
+    digests = [candidate.digest for candidate in Run.open(tmp_path / "whole").candidates]
+    assert len(digests) == len(set(digests))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from star.cli import ablate, compare, evolve, generate, inspect, report, scale, train
+from star.cli import ablate, analyse, compare, evolve, generate, inspect, lineage, report, scale, train
 from star.errors import StarError
 
 USAGE_STATUS = 2
@@ -46,6 +46,8 @@ for command, module in (
     ("compare", compare),
     ("report", report),
     ("inspect", inspect),
+    ("analyse", analyse),
+    ("lineage", lineage),
     ("scale", scale),
     ("train", train),
     ("generate", generate),

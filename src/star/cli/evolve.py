@@ -34,6 +34,7 @@ def run(
     pool: options.Pool = None,
     extend: options.Extend = None,
     halving: options.Halving = False,
+    surrogate: options.SurrogateScreen = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -43,14 +44,16 @@ def run(
     batch_tokens: options.BatchTokens = None,
     seed: options.Seed = None,
     workers: options.Workers = None,
+    seed_from: options.SeedFrom = None,
+    budget: options.Budget = None,
 ) -> None:
     """Evolve architectures on your text.
 
     A run can be interrupted or killed at any moment: the same command continues it.
     """
     from star.cli.progress import search_progress
-    from star.synthesis import evolve
-    from star.synthesis.recipe import HalvingRecipe
+    from star.synthesis import RunState, evolve
+    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
 
     settings = options.search_settings(
         data=data,
@@ -71,19 +74,27 @@ def run(
     base = _base_recipe(recipe, run)
     if halving and base.halving is None:
         settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
+    if surrogate and base.surrogate is None:
+        settings["surrogate.factor"] = SurrogateRecipe().factor
+    if seed_from is not None:
+        settings["search.initial"] = options.front_genomes(seed_from)
+    limit = None if budget is None else options.seconds(budget)
     chosen = base.override(settings)
     path = run or options.default_run(recipe or DEFAULT_RECIPE, chosen)
     say(f"run directory: {path}", err=True)
     try:
         with search_progress("candidates") as listener:
-            result = evolve(chosen, run=path, workers=workers, listener=listener)
+            result = evolve(chosen, run=path, workers=workers, listener=listener, budget=limit)
     except KeyboardInterrupt:
         say(
             f"Interrupted; no result is lost: `star evolve --run {shlex.quote(str(path))}` continues the run.", err=True
         )
         raise typer.Exit(INTERRUPTED_STATUS) from None
     with result:
-        show_front(result)
+        if result.generations:
+            show_front(result)
+        if limit is not None and result.state is RunState.INTERRUPTED:
+            say(f"The time is over: `star evolve --run {shlex.quote(str(path))}` continues the run.", err=True)
 
 
 def _base_recipe(recipe: str | None, run: Path | None) -> Recipe:

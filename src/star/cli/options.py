@@ -64,6 +64,19 @@ Halving = Annotated[
         help="Train in rungs and stop most candidates early; sets the recipe's [halving] and a trapezoid schedule.",
     ),
 ]
+SurrogateScreen = Annotated[
+    bool,
+    typer.Option(
+        "--surrogate", help="Breed more than is trained, and choose by predicted scores; sets the recipe's [surrogate]."
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Stop after this time, such as 90s, 30m or 2h: what runs is finished, the run can be continued."),
+]
+SeedFrom = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Begin with the front of another run, of the same depth and pool.")
+]
 Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
 Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
 Depth = Annotated[int | None, typer.Option(help="LIVs of each candidate.")]
@@ -99,6 +112,32 @@ def search_settings(*, pool: str | None, extend: str | None, **options: Any) -> 
     from star.synthesis.pools import pool_settings
 
     return {_SETTINGS[name]: value for name, value in options.items()} | pool_settings(pool, extend)
+
+
+def seconds(text: str) -> float:
+    """`90s`, `30m` or `2h` as seconds; `StarError` for anything else."""
+    from star.errors import StarError
+
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise StarError(f"--budget is {text!r}, which is no time; write it as 90s, 30m, 2h or 1d")
+    return value
+
+
+def front_genomes(run: Path) -> tuple[str, ...]:
+    """The genomes of a run's front, as they were evolved; `StarError` where it has none."""
+    from star.errors import StarError
+    from star.synthesis import Run
+
+    with Run.open(run) as found:
+        genomes = tuple(candidate.genome for candidate in found.front)
+    if not genomes:
+        raise StarError(f"the run {str(run)!r} has no front to begin with; no generation of it has ended")
+    return genomes
 
 
 def default_run(recipe: str, *chosen: Recipe) -> Path:

@@ -26,6 +26,7 @@ from star.synthesis.events import (
     Listener,
     RungsCompared,
     SearchFinished,
+    SearchPaused,
     SearchStarted,
     TextRepeated,
 )
@@ -243,6 +244,8 @@ def _remark(event: Event) -> str | None:
                 f"notice: halving is off, because that correlation is {seen} and must be {least:.2f}; every candidate "
                 "gets the whole budget"
             )
+        case SearchPaused(generations=generations):
+            return f"the time is over after {generations} whole generations"
         case SearchFinished(generations=generations, exhausted=True):
             return f"no new architecture is left after generation {generations}: the search ends here"
         case _:

@@ -8,6 +8,7 @@ from star.evolution.nsga2 import NSGA2
 from star.evolution.pareto import crowding_distance, hypervolume, non_dominated_ranks
 from star.evolution.scalar import Firefly, GeneticAlgorithm
 from star.evolution.selection import first_front, survivors
+from star.evolution.surrogate import Screen, Surrogate
 
 __all__ = [
     "ALGORITHMS",
@@ -18,6 +19,8 @@ __all__ = [
     "Individual",
     "RandomSearch",
     "RegularisedEvolution",
+    "Screen",
+    "Surrogate",
     "algorithm_class",
     "crowding_distance",
     "first_front",

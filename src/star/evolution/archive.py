@@ -41,6 +41,10 @@ class Archive:
         self._digests[digest] = None
         return digest
 
+    def release(self, digest: str) -> None:
+        """Forget an architecture that was claimed and is not asked for after all."""
+        del self._digests[digest]
+
     def claim_near(self, genome: BackboneGenome, rng: Random, mutation: float) -> tuple[BackboneGenome, str] | None:
         """Claim ``genome`` or, while it is known, the result of mutating it further, ever more strongly.
 

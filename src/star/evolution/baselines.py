@@ -14,8 +14,8 @@ class RandomSearch(NSGA2):
 
     name = "random"
 
-    def _offspring(self) -> list[Individual]:
-        return self._filled([], self.population_size - self.elites)
+    def _offspring(self, size: int) -> list[Individual]:
+        return self._filled([], size)
 
 
 class RegularisedEvolution(GeneticAlgorithm):
@@ -24,9 +24,8 @@ class RegularisedEvolution(GeneticAlgorithm):
 
     name = "regularised"
 
-    def _offspring(self) -> list[Individual]:
+    def _offspring(self, size: int) -> list[Individual]:
         keys = self._fitness(self.population)
-        size = self.population_size - self.elites
         born: list[Individual] = []
         for _ in range(size):
             parent = self.population[tournament(keys, self.tournament, self._rng)]

@@ -12,7 +12,8 @@ from star.errors import StarError
 from star.evolution.archive import Admit, Archive
 from star.evolution.individual import Individual, feasible_scores
 from star.evolution.selection import Fitness, first_front, tournament
-from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate
+from star.evolution.surrogate import Screen
+from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate, require_valid
 
 
 class Generational(ABC):
@@ -23,8 +24,9 @@ class Generational(ABC):
     (``_selected``), and may breed in another way (``_offspring``).
 
     No architecture is asked for twice, whatever integers encode it. A genome that ``admit`` refuses is never asked
-    for at all. When nothing new can be found, ``ask`` returns fewer genomes, and in the end none. ``objectives`` may
-    be left out: then the first scores told decide it.
+    for at all. With a ``screen``, more offspring are bred than asked for, and it chooses among them.
+    ``initial`` genomes take the first places of generation 1. When nothing new can be found, ``ask`` returns fewer
+    genomes, and in the end none. ``objectives`` may be left out: then the first scores told decide it.
 
     The course of a search depends on the seed and on what it was told, never on when; ``state_dict`` and
     ``from_state`` continue it exactly.
@@ -45,6 +47,8 @@ class Generational(ABC):
         elites: int = 2,
         tournament: int = 2,
         admit: Admit | None = None,
+        screen: Screen | None = None,
+        initial: Sequence[BackboneGenome] = (),
     ) -> None:
         _check("depth", depth, depth >= 1, "at least 1")
         _check("population_size", population_size, population_size >= 2, "at least 2")
@@ -71,6 +75,12 @@ class Generational(ABC):
         self._pending: dict[str, Individual] = {}  # by digest, in the order asked
         self._untold: set[str] = set()
         self._archive = Archive(pool, admit=admit)
+        self._screen = screen
+        self._initial = tuple(initial)
+        for genome in self._initial:
+            require_valid(genome, pool)
+            _check(f"the depth of the initial genome {genome}", genome.depth, genome.depth == depth, f"{depth}")
+        self._told: list[Individual] = []  # with scores, in the order asked; kept for a screen only
         self._rng = Random(seed)
 
     @property
@@ -89,7 +99,7 @@ class Generational(ABC):
         An empty list says that no new architecture is left to ask for.
         """
         if not self._pending:
-            born = self._first_generation() if self.generation == 0 else self._offspring()
+            born = self._first_generation() if self.generation == 0 else self._screened()
             self._pending = {individual.digest: individual for individual in born}
             self._untold = set(self._pending)
         return [individual.genome for individual in self._pending.values()]
@@ -120,6 +130,8 @@ class Generational(ABC):
         self._untold -= told.keys()
         if told and not self._untold:
             self.population = self._selected(self.population, list(self._pending.values()))
+            if self._screen is not None:
+                self._told += [individual for individual in self._pending.values() if individual.feasible]
             self.generation += 1
             self._pending = {}
 
@@ -137,14 +149,27 @@ class Generational(ABC):
 
     def _first_generation(self) -> list[Individual]:
         born: list[Individual] = []
-        for genome in initial_population(self.pool, self.depth, self.population_size, self._rng):
-            if (digest := self._archive.claim(genome)) is not None:
+        usual = initial_population(self.pool, self.depth, self.population_size, self._rng)
+        for genome in (*self._initial, *usual):
+            if len(born) < self.population_size and (digest := self._archive.claim(genome)) is not None:
                 born.append(Individual(genome, digest))
         return self._filled(born, self.population_size)
 
-    def _offspring(self) -> list[Individual]:
-        keys = self._fitness(self.population)
+    def _screened(self) -> list[Individual]:
+        """The offspring to ask for: all that are bred, or those that the screen chooses of more."""
         size = self.population_size - self.elites
+        if self._screen is None:
+            return self._offspring(size)
+        bred = self._offspring(size * self._screen.factor)
+        chosen = self._screen.choose(bred, self._told, self.population, size, self._rng)
+        kept = {individual.digest for individual in chosen}
+        for individual in bred:
+            if individual.digest not in kept:
+                self._archive.release(individual.digest)
+        return chosen
+
+    def _offspring(self, size: int) -> list[Individual]:
+        keys = self._fitness(self.population)
         born: list[Individual] = []
         fruitless = 0  # pairs in a row that bred nothing new
         while self.population and len(born) < size and fruitless < self.population_size:
@@ -176,7 +201,7 @@ class Generational(ABC):
         return born
 
     def _settings(self) -> dict[str, Any]:
-        """The arguments that make a search like this one, but for the pool and ``admit``."""
+        """The arguments that make a search like this one, but for the pool, ``admit`` and ``screen``."""
         return {
             "depth": self.depth,
             "population_size": self.population_size,
@@ -189,28 +214,34 @@ class Generational(ABC):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the pool and ``admit``, as plain data for ``json.dumps``."""
+        """Everything but the pool, ``admit`` and ``screen``, as plain data for ``json.dumps``."""
         version, internal, gauss = self._rng.getstate()
         return {
             "algorithm": self.name,
             "settings": self._settings(),
+            "initial": [str(genome) for genome in self._initial],
             "generation": self.generation,
             "population": [individual.to_json() for individual in self.population],
             "pending": [individual.to_json() for individual in self._pending.values()],
             "untold": [digest for digest in self._pending if digest in self._untold],
             "seen": self._archive.digests,
+            "told": [individual.to_json() for individual in self._told],
             "random": [version, list(internal), gauss],
         }
 
     @classmethod
-    def from_state(cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None) -> Self:
+    def from_state(
+        cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None, screen: Screen | None = None
+    ) -> Self:
         """The search that ``state_dict`` described; it goes on exactly as the original would have."""
         if state["algorithm"] != cls.name:
             raise StarError(f"the state is that of a search by {state['algorithm']!r}, not by {cls.name!r}.")
-        search = cls(pool, admit=admit, **state["settings"])
+        initial = [BackboneGenome.parse(text) for text in state.get("initial", ())]
+        search = cls(pool, admit=admit, screen=screen, initial=initial, **state["settings"])
         search.generation = state["generation"]
         search.population = [Individual.from_json(data) for data in state["population"]]
         search._pending = {data["digest"]: Individual.from_json(data) for data in state["pending"]}
+        search._told = [Individual.from_json(data) for data in state.get("told", ())]
         search._untold = set(state["untold"])
         search._archive = Archive(pool, admit=admit, digests=state["seen"])
         version, internal, gauss = state["random"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,12 @@ class Firefly(GeneticAlgorithm):
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "attraction": self.attraction, "absorption": self.absorption}
 
-    def _offspring(self) -> list[Individual]:
+    def _offspring(self, size: int) -> list[Individual]:
         keys = self._fitness(self.population)
-        size = self.population_size - self.elites
         born: list[Individual] = []
         # The elites stay as they are; a population with failed members or few elites has more movers than places.
-        for index in islice(range(min(self.elites, len(self.population) - 1), len(self.population)), size):
+        movers = range(min(self.elites, len(self.population) - 1), len(self.population))
+        for index in islice(cycle(movers), size):
             other = tournament(keys, self.tournament, self._rng)
             mover, parents = self.population[index].genome, [self.population[index].digest]
             if keys[other] < keys[index]:

@@ -149,6 +149,13 @@ class SearchFinished:
     exhausted: bool
 
 
+@dataclass(frozen=True)
+class SearchPaused:
+    """The time that it was given is over, with so many generations done; starting the run again continues it."""
+
+    generations: int
+
+
 Event = (
     ConditionStarted
     | SearchStarted
@@ -166,6 +173,7 @@ Event = (
     | CandidateFinished
     | GenerationFinished
     | SearchFinished
+    | SearchPaused
 )
 Listener = Callable[[Event], None]
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from star.data import DataRecipe
 from star.errors import StarError
 from star.evolution import algorithm_class, rung_budgets
-from star.genome import BackboneGenome, OptionPool
+from star.genome import BackboneGenome, OptionPool, require_valid
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
@@ -19,7 +19,7 @@ from star.training import Schedule, TrainingRecipe
 from star.validation import CheckedModel, listed
 
 HALVED = ("nsga2", "random")  # searches whose population does without candidates that have no score
-OPTIONAL = ("halving",)  # sections that a recipe may lack
+OPTIONAL = ("halving", "surrogate")  # sections that a recipe may lack
 MOST_LIVS = 4096  # of a backbone
 
 
@@ -53,6 +53,9 @@ class SearchRecipe(CheckedModel):
     constraints: tuple[str, ...] = Field(
         default=(), description="what candidates must keep to, such as parameters<=80e6; any objective, >= too"
     )
+    initial: tuple[str, ...] = Field(
+        default=(), description="genomes that take the first places of the initial population, such as another front"
+    )
     population: int = Field(default=16, ge=2, le=100_000)
     generations: int = Field(default=18, ge=1, le=1_000_000, description="the initial population is the first")
     elites: int = Field(default=2, ge=0, description="places of a generation that are not bred anew")
@@ -83,6 +86,11 @@ class SearchRecipe(CheckedModel):
             raise StarError(f"{', '.join(names)} names an objective twice; name each once")
         return names
 
+    @field_validator("initial")
+    @classmethod
+    def _readable_genomes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(BackboneGenome.parse(text)) for text in value)
+
     @field_validator("constraints")
     @classmethod
     def _known_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -108,6 +116,13 @@ class HalvingRecipe(CheckedModel):
     )
 
 
+class SurrogateRecipe(CheckedModel):
+    """Pre-screening of offspring by a model of the scores: see docs/interpretation.md."""
+
+    factor: int = Field(default=4, ge=2, le=1000, description="offspring bred for each one that is trained")
+    random_share: float = Field(default=0.25, ge=0, le=1, description="of the places that go to blindly drawn ones")
+
+
 class Recipe(CheckedModel):
     """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
 
@@ -119,6 +134,18 @@ class Recipe(CheckedModel):
     training: TrainingRecipe
     search: SearchRecipe = SearchRecipe()
     halving: HalvingRecipe | None = Field(default=None, description="training in rungs; none in the paper")
+    surrogate: SurrogateRecipe | None = Field(default=None, description="pre-screening; none in the paper")
+
+    @model_validator(mode="after")
+    def _initial_genomes_fit(self) -> Self:
+        for text in self.search.initial:
+            genome = BackboneGenome.parse(text)
+            if genome.depth != self.model.depth:
+                raise StarError(
+                    f"search.initial has a genome of {genome.depth} LIVs ({text}), but model.depth = {self.model.depth}"
+                )
+            require_valid(genome, self.pool)
+        return self
 
     @model_validator(mode="after")
     def _rungs_can_be_trained(self) -> Self:
@@ -252,6 +279,12 @@ class Recipe(CheckedModel):
             for constraint in static
             if (value := constraint.objective.before_training(architecture)) is not None
         )
+
+    def known_scores(self, genome: BackboneGenome) -> tuple[float | None, ...]:
+        """For each objective its value where the genome decides it, else None."""
+        pool = self.pool
+        architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
+        return tuple(objective.before_training(architecture) for objective in self.objectives)
 
     def violated(self, scores: Mapping[str, float]) -> tuple[str, ...]:
         """The constraints that a candidate with these scores breaks."""

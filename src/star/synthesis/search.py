@@ -7,13 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 from star.errors import StarError
-from star.evolution import Algorithm, algorithm_class
+from star.evolution import Algorithm, Surrogate, algorithm_class
+from star.genome import BackboneGenome
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
     GenerationFinished,
     GenerationStarted,
     Listener,
     SearchFinished,
+    SearchPaused,
     SearchStarted,
     nobody,
 )
@@ -24,7 +26,7 @@ from star.synthesis.objectives import PYTHON
 from star.synthesis.recipe import Recipe
 from star.synthesis.run import Run, dominated_share, score_row
 from star.synthesis.seeds import derived_seed
-from star.synthesis.session import Session, open_session
+from star.synthesis.session import BudgetSpent, Session, open_session
 from star.synthesis.trial import TRAIN_CANDIDATE
 
 
@@ -35,6 +37,7 @@ def evolve(
     workers: int | None = None,
     listener: Listener | None = None,
     timeout: float | None = None,
+    budget: float | None = None,
     trial: str = TRAIN_CANDIDATE,
 ) -> Run:
     """Search for architectures and keep everything in the directory ``run``; an existing run is continued.
@@ -48,6 +51,8 @@ def evolve(
         workers: trials at once; None: one for each CUDA device, or as many as fill the cores.
         listener: is told of everything that happens, in this process and thread.
         timeout: seconds after which a trial is killed; its candidate stays pending, and the search ends with an error.
+        budget: seconds after which no further trial is started; those that run are finished and stored, and the run can
+            be continued like an interrupted one.
         trial: what scores a candidate, as ``module:function`` (see ``Trial.function``).
 
     Raises StarError for a bad recipe, a run that is in use or that began with another recipe or text, a generation in
@@ -59,6 +64,7 @@ def evolve(
     path = Path("runs") / time.strftime("%Y%m%d-%H%M%S") if run is None else Path(run)
     tell = listener or nobody
     with open_session(path, recipe, workers=workers, listener=tell, timeout=timeout, trial=trial) as session:
+        session.deadline = None if budget is None else time.monotonic() + budget
         for objective in session.recipe.measures:
             if objective.kind.name == PYTHON:
                 own_function(objective)  # a name that is misspelt is told before anything is trained
@@ -68,8 +74,12 @@ def evolve(
         tell(SearchStarted(path, session.recipe, session.workers, finished))
         algorithm = _algorithm(session.recipe)
         exhausted = False
-        while algorithm.generation < session.recipe.search.generations and not exhausted:
-            exhausted = not _generation(session, algorithm)
+        try:
+            while algorithm.generation < session.recipe.search.generations and not exhausted:
+                exhausted = not _generation(session, algorithm)
+        except BudgetSpent:
+            tell(SearchPaused(algorithm.generation))
+            return Run.open(path)
         if exhausted:
             session.store.put_facts(exhausted=str(algorithm.generation))
         tell(SearchFinished(algorithm.generation, exhausted))
@@ -89,7 +99,16 @@ def _algorithm(recipe: Recipe) -> Algorithm:
         elites=search.elites,
         tournament=search.tournament,
         admit=recipe.admits if search.constraints else None,
+        screen=_screen(recipe),
+        initial=[BackboneGenome.parse(text) for text in search.initial],
     )
+
+
+def _screen(recipe: Recipe) -> Surrogate | None:
+    if recipe.surrogate is None:
+        return None
+    settings = recipe.surrogate
+    return Surrogate(recipe.pool, factor=settings.factor, random_share=settings.random_share, known=recipe.known_scores)
 
 
 def _generation(session: Session, algorithm: Algorithm) -> bool:

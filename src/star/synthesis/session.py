@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -42,6 +44,10 @@ CHECKPOINTS = "checkpoints"  # of a generation in progress
 MANY_TIMES = 100  # a budget of more than so many training texts deserves a warning
 
 
+class BudgetSpent(Exception):
+    """The deadline of a session has passed before everything was trained; what was trained is stored."""
+
+
 class Session:
     """One process at work on a run; made by ``open_session``."""
 
@@ -65,6 +71,8 @@ class Session:
         self._resources = resources
         self._timeout = timeout
         self._trial = trial
+        self.deadline: float | None = None
+        """On the monotonic clock; no trial is started after it."""
         self._executor: Executor | None = None
         self._corpus: TokenizedCorpus | None = None
 
@@ -100,10 +108,20 @@ class Session:
             return
         corpus, executor = self.ready_corpus(), self._ready_executor()
         faults: dict[str, str] = {}
-        for candidate in pending.values():
-            executor.submit(self._trial_of(candidate, pools[candidate.name], corpus, rung))
+        queue = deque(pending.values())
+
+        def submit(count: int) -> None:
+            # Trials wait here and not in the executor, so that a deadline finds nothing queued behind it.
+            for _ in range(min(count, len(queue))):
+                if self.deadline is None or time.monotonic() < self.deadline:
+                    candidate = queue.popleft()
+                    executor.submit(self._trial_of(candidate, pools[candidate.name], corpus, rung))
+
+        submit(executor.workers)
         for event in executor.events():
             candidate = pending[event.trial.name]
+            if isinstance(event, (TrialDone, TrialError)):
+                submit(1)
             match event:
                 case TrialStarted(attempt=attempt):
                     self.listener(CandidateStarted(candidate, attempt))
@@ -121,6 +139,8 @@ class Session:
                     self.finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=spent))
         if faults:
             raise self._not_trained([name for name in pending if name in faults], faults)
+        if queue:
+            raise BudgetSpent
 
     def _keep(self, candidate: Candidate, outcome: Outcome, seconds: float, rung: int | None) -> None:
         """Store what a trial has measured: the end of a candidate, or a rung that it has reached."""

@@ -52,6 +52,39 @@ def test_gradients_of_resampling() -> None:
     assert torch.autograd.gradcheck(resample, (values, shift))
 
 
+def test_strided_values_shifts_and_gradients() -> None:
+    values, shift, weights = (torch.randn(3, 9, 2, dtype=torch.float64).abs() for _ in range(3))
+    found = []
+    for lay in (Tensor.contiguous, lambda tensor: tensor):
+        leaves = [values.clone().requires_grad_(), shift[:, :5].clone().clamp(max=4).requires_grad_()]
+        output = resample(*(lay(leaf.permute(2, 1, 0)) for leaf in leaves))
+        found.append([output, *torch.autograd.grad((output * weights[:, :5].permute(2, 1, 0)).sum(), leaves)])
+    assert all(map(torch.equal, *found))
+
+
+def test_gradients_of_many_reads_of_one_token() -> None:
+    """All of a chunk read token 0, at the far bound: their gradients add up, and outputs are its copies exactly."""
+    values = torch.randn(2, 2000, 8, dtype=torch.float64, requires_grad=True)
+    shift = torch.arange(1000.0, 2000.0, dtype=torch.float64).view(1, -1, 1).expand(2, -1, 8).clamp(max=1000)
+    shift = torch.cat([shift[:, :1], torch.zeros_like(shift[:, 1:])], 1)
+    output = resample(values, shift)
+    assert torch.equal(output[:, 0], values[:, 0])
+    assert torch.equal(output[:, 1:], values[:, 1001:])
+    same = resample(values[:, :1].expand(-1, 2000, -1), torch.full_like(shift, 999.25))
+    (gradient,) = torch.autograd.grad(same.sum(), values)
+    torch.testing.assert_close(gradient[:, 0], torch.full_like(gradient[:, 0], 1000.0))
+    assert not gradient[:, 1:].any()
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_shift_that_is_no_number_spoils_its_own_output_only(channels: int) -> None:
+    values, shift = torch.randn(2, 9, channels), torch.rand(2, 5, channels)
+    shift[1, 2, 1] = float("nan")
+    output = resample(values, shift)
+    assert output.isnan().sum() == 1
+    assert output[1, 2, 1].isnan()
+
+
 def test_positions_are_exact_in_bf16() -> None:
     """Whole shifts copy single tokens, at any position: a position in bf16 would be off by up to 128 tokens there."""
     length, window = 40_000, 64

@@ -9,7 +9,7 @@ from torch.nn import functional
 from star.genome import LivClass, Parametrization, Sparsity
 from star.liv.cache import WeightCache
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.convolution import long_convolution, short_convolution
+from star.liv.kernels.convolution import gated_short_convolution, long_convolution, short_convolution
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import SHORT_TAPS, mixing_heads
@@ -74,6 +74,9 @@ class ToeplitzMixer(nn.Module):
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
+        kept = state is not None and "u" in state
+        if self.explicit and self.sparsity is not Sparsity.BLOCK_DIAGONAL and not kept:
+            return gated_short_convolution(x, features["B"], features["C"], self._taps(featurizer))
         u = features["B"] * x
         if self.recurrent:
             y = self._state_space(u, featurizer, state)
@@ -84,7 +87,7 @@ class ToeplitzMixer(nn.Module):
             if self.sparsity is Sparsity.BLOCK_DIAGONAL:
                 y = self._within_blocks(u, past, featurizer, call)
             elif self.explicit:
-                y = short_convolution(u, self._kernel(featurizer, self.reach).flip(1), past)
+                y = short_convolution(u, self._taps(featurizer), past)
             else:
                 everything = u if past is None else torch.cat([past.to(u.dtype), u], dim=1)
                 y = long_convolution(everything, self._kernel(featurizer, self.reach))[:, -u.shape[1] :]
@@ -125,6 +128,10 @@ class ToeplitzMixer(nn.Module):
         """K for lags 0 … length - 1, [d, length], fewer where it is shorter."""
         kernel = activate(featurizer.kernel(length), self.nonlinearity)
         return kernel if self.repeat == 1 else kernel.repeat_interleave(self.repeat, dim=0)
+
+    def _taps(self, featurizer: Featurizer) -> Tensor:
+        """An explicit K with the last lag first: [d, taps]."""
+        return self._kernel(featurizer, self.reach or SHORT_TAPS).flip(1)
 
     def _reversed_kernel(self, featurizer: Featurizer, length: int, dtype: torch.dtype) -> Tensor:
         """K with the last lag first, made anew only for other weights, length or dtype: one for all states."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from star.backbone import Backbone, State
 from star.backbone.backbone import NORM_EPSILON
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, Routing
 from star.lm.config import LanguageModelConfig
+from star.lm.cross_entropy import head_cross_entropy
 from star.lm.generation import generate
 
 HEAD_STD = 0.02
@@ -98,9 +98,7 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of targets [B, ℓ] given tokens [B, ℓ], in nats a token, computed in float32 or better."""
-        logits = self(tokens)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return head_cross_entropy(self.hidden(tokens).flatten(0, 1), self.head.weight, targets.flatten())
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
         """An empty decoding state for `batch_size` sequences of up to `max_length` tokens."""

@@ -6,31 +6,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class _Resample(torch.autograd.Function):
-    """Saves positions as int32 and the two values that each output lies between."""
+    """Saves the places as int32 and the two values that each output lies between.
+
+    Values are read and their gradients added up by place in the flattened values: a single index for each, where
+    `gather` and `scatter_add` along a dimension compute one and need it in int64.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, shift: Tensor) -> Tensor:
-        lead = values.shape[1] - shift.shape[1]
-        lag = shift.floor().clamp_(max=lead - 1)
+        (batch, size, channels), length = values.shape, shift.shape[1]
+        lag = shift.floor().clamp_(max=size - length - 1)
         fraction = (shift - lag).to(values.dtype)
-        position = torch.arange(lead, values.shape[1], device=values.device).view(1, -1, 1) - lag.long()
-        near = values.gather(1, position)
-        far = values.gather(1, position - 1)
-        ctx.save_for_backward(position.int(), fraction, far - near)
-        ctx.length, ctx.shift_dtype = values.shape[1], shift.dtype
-        return torch.lerp(near, far, fraction)
+        # Place of v[b, t, d]: (b · size + t) · channels + d. A lag that is not a number must not read elsewhere.
+        index = torch.int32 if values.numel() < 2**31 else torch.int64
+        place = torch.arange(batch * size * channels, dtype=index, device=values.device)
+        back = lag.to(index).mul_(channels).clamp_(0, (size - length - 1) * channels)
+        place = (place.view(values.shape)[:, size - length :] - back).reshape(-1)
+        flat = values.reshape(-1)
+        near = flat.index_select(0, place).view(shift.shape)
+        far = flat.index_select(0, place - channels).view(shift.shape)
+        output = torch.lerp(near, far, fraction)
+        ctx.save_for_backward(place, fraction, far.sub_(near))
+        ctx.values_shape, ctx.shift_dtype = values.shape, shift.dtype
+        return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        position, fraction, slope = ctx.saved_tensors
-        position = position.long()
-        batch, _, channels = gradient.shape
+        place, fraction, slope = ctx.saved_tensors
         d_far = gradient * fraction
-        d_values = gradient.new_zeros(batch, ctx.length, channels)
-        d_values.scatter_add_(1, position, gradient - d_far).scatter_add_(1, position - 1, d_far)
+        d_values = gradient.new_zeros(ctx.values_shape)
+        d_values.view(-1).index_add_(0, place, (gradient - d_far).reshape(-1))
+        d_values.view(-1).index_add_(0, place - ctx.values_shape[2], d_far.reshape(-1))
         return d_values, (gradient * slope).to(ctx.shift_dtype)
 
 

@@ -6,8 +6,8 @@ the median and range of the ratio within a round. Run
 
     python benchmarks/context.py [TARGET ...] [--depth N] [--width D] [--short N] [--long N] [--rounds N] [--out FILE]
 
-where a target is a preset or a genome over the extended pool; default: the presets of the Deformer, and a backbone of
-state spaces.
+The exit status is 1 where the median ratio is above --limit or the bytes of state differ. A target is a preset or a
+genome over the extended pool; default: the presets of the Deformer, and a backbone of state spaces.
 """
 
 from __future__ import annotations
@@ -108,15 +108,18 @@ def main() -> int:
     parser.add_argument("--short", type=int, default=1024)
     parser.add_argument("--long", type=int, default=65_536)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--limit", type=float, default=1.1, help="of the ratio long over short")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/context.csv"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    kept = True
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         for target in options.targets:
             row = measured(target, options)
+            kept &= row.ratio <= options.limit and row.short_bytes == row.long_bytes
             writer.writerow(astuple(row))
             file.flush()
             print(
@@ -125,7 +128,7 @@ def main() -> int:
                 f"state {row.short_bytes:,} and {row.long_bytes:,} bytes",
                 flush=True,
             )
-    return 0
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from star import LanguageModel, OptionPool, preset
 from star.genome.variation import unconnected
 from star.liv import LIV, Call
 from star.liv.kernels.resample import resample
-from star.liv.shift import Shift, bounded_shift
+from star.liv.shift import Shift, bounded_shift, resampled
 from star.lm import analyse
 
 POOL = OptionPool.full()
@@ -92,6 +92,37 @@ def test_positions_are_exact_in_bf16() -> None:
     shift = torch.arange(length).remainder(window).view(1, -1, 1).expand(-1, -1, 2).float()
     places = torch.arange(window, window + length).view(1, -1, 1).expand(-1, -1, 2) - shift.long()
     assert torch.equal(resample(values, shift), values.gather(1, places))
+
+
+def test_fractions_are_exact_in_bf16_too() -> None:
+    """Values in bf16, shifts in float32: off by the rounding of the values' own arithmetic, in a window of 1,000."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.linspace(0, 1, 3000).view(1, -1, 1).expand(-1, -1, 2).bfloat16()
+    shift = 1000 * torch.rand(1, 2000, 2, generator=generator)
+    exact = resample(values.double(), shift.double())
+    assert float((resample(values, shift).double() - exact).abs().max()) < 2**-8
+
+
+def test_a_shift_that_is_no_number_gives_no_number() -> None:
+    """A model that diverges is found out by its loss, so nothing before it may fail on the way."""
+    values = torch.ones(1, 6, 2, requires_grad=True)
+    shift = torch.ones(1, 4, 2)
+    shift[0, 1, 0] = float("nan")
+    output = resample(values, shift)
+    assert output.isnan().sum() == 1
+    output.sum().backward()
+    model = LanguageModel.from_genome("23.1.1.1.1 24.1.1.1.1", pool=POOL, width=32, vocab_size=9)
+    with torch.no_grad():
+        model.embedding.weight.fill_(float("nan"))
+    assert model.loss(*torch.zeros(2, 1, 5, dtype=torch.long)).isnan()
+
+
+@pytest.mark.parametrize("window", [3, 7, 10**6])
+def test_a_window_longer_than_the_sequence_costs_no_more(window: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(1, 7, 2, dtype=torch.float64, generator=generator)
+    shift = min(window, 20) * torch.rand(1, 7, 2, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(resampled(values, 7, shift, window), plain(values, shift), rtol=1e-12, atol=1e-12)
 
 
 @settings(max_examples=100, deadline=None)

@@ -336,3 +336,32 @@ def test_a_decoding_filter_follows_its_weights() -> None:
             torch.testing.assert_close(steps, model(tokens), rtol=1e-9, atol=1e-9)
             for parameter in model.parameters():
                 parameter.mul_(1.5)
+
+
+@pytest.mark.parametrize("liv", [8, 17, 20, 22, 27])
+def test_decoding_after_an_optimiser_step_uses_the_new_weights(liv: int) -> None:
+    """Fused optimisers change weights without a trace that a cache could see."""
+    from star.training import TrainingRecipe
+    from star.training.optimizer import adamw
+
+    recipe = TrainingRecipe(tokens=64, batch_tokens=64, warmup_tokens=0, length=64, peak_learning_rate=0.1)
+    model = tiny(f"{liv}.1.1.1.1 9.1.1.1.1").float()
+    tokens = torch.randint(0, VOCAB, (1, 9))
+    optimizer = adamw(model, recipe)
+    for _ in range(2):
+        with torch.no_grad():
+            state = model.init_state(1, 9)
+            steps = torch.cat([model(tokens[:, t : t + 1], state=state) for t in range(9)], 1)
+            torch.testing.assert_close(steps, model(tokens), rtol=1e-4, atol=1e-4)
+        model.loss(tokens, tokens.flip(1)).backward()
+        optimizer.step()
+
+
+def test_models_made_in_inference_mode_decode() -> None:
+    with torch.inference_mode():
+        for liv in (8, 20, 21, 22, 24):
+            model = tiny(f"{liv}.1.1.1.1")
+            tokens = torch.randint(0, VOCAB, (1, 5))
+            state = model.init_state(1, 5)
+            steps = torch.cat([model(tokens[:, t : t + 1], state=state) for t in range(5)], 1)
+            torch.testing.assert_close(steps, model(tokens), rtol=1e-9, atol=1e-9)

@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         if state is not None and state.batch_size != x.shape[0]:
             raise StarError(f"the state is for {state.batch_size} sequences, not for {x.shape[0]}; init or reorder it.")
         if state is not None:
-            call = Call(state.position, state.reserve(length, mask))
+            call = Call(state.position, state.reserve(length, mask), derived=state.derived)
         else:
             call = Call(0, None if mask is None or bool(mask.all()) else mask)
         real = None if call.valid is None else call.valid[:, call.position :, None]

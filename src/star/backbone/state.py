@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ class State:
     """Everything a backbone keeps of a batch of sequences, allocated once for `max_length` tokens.
 
     `slots` describe, livs[i][branch] and routers[stage] hold the tensors. position: tokens seen so far. valid:
-    [batch, max_length] bool, False at left padding; None where no sequence is padded.
+    [batch, max_length] bool, False at left padding; None where no sequence is padded. derived: see `Call`; forks share
+    it, for it depends on the weights alone.
     """
 
     slots: Slots
@@ -42,6 +44,7 @@ class State:
     device: torch.device
     position: int = 0
     valid: Tensor | None = None
+    derived: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def allocate(
@@ -122,4 +125,6 @@ class State:
         ]
         routers = {number: mapped(self.slots.routers[number], held) for number, held in self.routers.items()}
         valid = None if self.valid is None else function(self.valid)
-        return State(self.slots, livs, routers, batch_size, self.max_length, self.device, self.position, valid)
+        return State(
+            self.slots, livs, routers, batch_size, self.max_length, self.device, self.position, valid, self.derived
+        )

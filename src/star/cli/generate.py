@@ -44,7 +44,11 @@ def run(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     top1: Annotated[
-        bool, typer.Option("--top1", help="Let a liquid router use only its favourite path for each token: faster.")
+        bool,
+        typer.Option(
+            "--top1",
+            help="Let a liquid router use only its favourite path for each token: less work, above all for one prompt.",
+        ),
     ] = False,
 ) -> None:
     """Write a continuation of each PROMPT, character by character as it is decoded. It ends with the document.

@@ -229,7 +229,7 @@ class OptionPool:
         try:
             return self._by_id[liv]
         except KeyError:
-            raise StarError(f"LIV class {liv} is not in pool {self.name!r}; it has {_ranges(self.ids)}.") from None
+            raise StarError(f"LIV class {liv} is not in pool {self.name!r}; it has {ranges(self.ids)}.") from None
 
     @property
     def digest(self) -> str:
@@ -252,7 +252,8 @@ class OptionPool:
         return cls(str(data["name"]), classes, parse_extensions(data.get("extensions", ())))
 
 
-def _ranges(ids: tuple[int, ...]) -> str:
+def ranges(ids: tuple[int, ...]) -> str:
+    """Ascending numbers as text: ``0, 2 to 5``."""
     runs: list[list[int]] = []
     for value in ids:
         if runs and value == runs[-1][-1] + 1:

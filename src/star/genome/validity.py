@@ -10,7 +10,7 @@ from random import Random
 from star.errors import StarError
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.extension import IDENTITY, Extension, Routing
-from star.genome.pool import OptionPool
+from star.genome.pool import OptionPool, ranges
 
 FEATURIZER_STRATEGIES = (1, 2)  # A.6.1: no weights are shared, all weights are shared
 
@@ -149,4 +149,4 @@ def _valid_groups(segments: list[Segment], groups: list[int]) -> list[int]:
 def _lacking(segment: Segment, pool: OptionPool) -> str:
     if segment.is_identity:
         return f"class 0 is the identity; extend the pool by {Extension.DEPTH.value!r}"
-    return f"it has {', '.join(map(str, pool.choices))}"
+    return f"it has {ranges(pool.choices)}"

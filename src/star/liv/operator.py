@@ -74,6 +74,11 @@ class Operator(nn.Module):
         """False where a LIV takes so much from others that it never looks at its own input."""
         return self.featurizer.reads_x or isinstance(self.mixer, ToeplitzMixer)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether other tokens or LIVs may need what is computed for a token."""
+        return bool(self.sharing.given or self.slots(1))
+
     def slots(self, max_length: int) -> list[Slot]:
         """The state for one sequence of up to `max_length` tokens."""
         return self.featurizer.slots(max_length) + self._mixer.slots(max_length, frozenset(self.sharing.taken))
@@ -109,11 +114,6 @@ class Operator(nn.Module):
             mixed = self._mixer(x, self.features(x, call, state), self.featurizer, call, state)
             output[needed] = self.output(mixed[needed])
         return output
-
-    @property
-    def keeps(self) -> bool:
-        """Whether other tokens or LIVs may need what is computed for a token."""
-        return bool(self.sharing.given or self.slots(1))
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
         """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""

@@ -22,10 +22,12 @@ def bounded_shift(raw: Tensor, window: int) -> Tensor:
 
 
 def resampled(values: Tensor, length: int, shift: Tensor, window: int) -> Tensor:
-    """The last `length` of values [B, n, D] read `shift` [B, ℓ, D] tokens ago; before the first value stand zeros."""
-    missing = window + length - values.shape[1]
+    """The last `length` of values [B, n, D] read `shift` [B, ℓ, D] tokens ago. Before the first value stand zeros, as
+    many as the window has tokens or, where it is longer, as there are values: further away is nothing, either."""
+    lead = min(window, values.shape[1])
+    missing = lead + length - values.shape[1]
     padded = functional.pad(values, (0, 0, missing, 0)) if missing > 0 else values[:, -missing:]
-    return resample(padded, shift)
+    return resample(padded, shift if lead == window else shift.clamp(max=lead))
 
 
 class Shift(nn.Module):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+T = TypeVar("T")
 
 #: The state of one operator: slot name → tensor [batch, *slot.shape].
 OperatorState = dict[str, Tensor]
@@ -43,12 +47,21 @@ class Call:
     """What one forward pass of a backbone carries beside x.
 
     position: tokens that the states have already seen. valid: [B, position + ℓ] bool, False at left padding, or None.
-    published: feature groups that later LIVs take, by (LIV, branch, name).
+    published: feature groups that later LIVs take, by (LIV, branch, name). derived: what mixers compute from weights
+    alone and use for many tokens; it belongs to the state, so that other weights, with another state, begin anew.
     """
 
     position: int = 0
     valid: Tensor | None = None
     published: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
+    derived: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of `make()`, called only where this state has none under `key`."""
+        if key not in self.derived:
+            self.derived[key] = make()
+        found: T = self.derived[key]
+        return found
 
     def real(self, keys: int, length: int, device: torch.device) -> Tensor:
         """[1 or B, keys]: whether each of the last `keys` positions up to this chunk's end is a real token: neither

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from star.genome import StateSpace
-from star.liv.cache import WeightCache
 from star.liv.kernels.scan import real_part_of_product
 from star.liv.maps import of_state_space, undecayed
 from star.liv.shift import spread
@@ -138,7 +137,6 @@ class StateSpaceKernel(nn.Module):
         self.drive = Drive(channels, size, self.modes.paired)
         self.readout = Readout(channels, size, self.modes.paired)
         self.present = undecayed(nn.Parameter(torch.empty(channels)))
-        self._decoding: WeightCache[Sampled] = WeightCache()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -154,10 +152,6 @@ class StateSpaceKernel(nn.Module):
         readout = self.readout.modes(self.modes.paired) * (2 if self.modes.paired else 1)
         parts = [exponent, *(part.to(dtype) for part in (exponent.exp(), drive, readout)), self.present.to(real)]
         return Sampled(*(part if repeat == 1 else part.repeat_interleave(repeat, dim=0) for part in parts))
-
-    def decoding(self, repeat: int) -> Sampled:
-        """`sampled` for many tokens with the same weights."""
-        return self._decoding.get(self.parameters(), repeat, lambda: self.sampled(repeat))
 
     def forward(self, length: int) -> Tensor:
         """The kernel for lags 0 … length - 1: [channels, length], in float32 or better."""

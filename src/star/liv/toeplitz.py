@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from star.genome import LivClass, Parametrization, Sparsity
-from star.liv.cache import WeightCache
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.convolution import gated_short_convolution, long_convolution, short_convolution
 from star.liv.maps import activate
@@ -34,7 +33,6 @@ class ToeplitzMixer(nn.Module):
         self.window = row.window
         self.recurrent = row.groups["K"].state_space and self.sparsity is Sparsity.NONE
         self.state_size = row.groups["K"].expansion
-        self._decoding: WeightCache[Tensor] = WeightCache()
 
     remembered = frozenset({"B"})
 
@@ -79,7 +77,7 @@ class ToeplitzMixer(nn.Module):
             return gated_short_convolution(x, features["B"], features["C"], self._taps(featurizer))
         u = features["B"] * x
         if self.recurrent:
-            y = self._state_space(u, featurizer, state)
+            y = self._state_space(u, featurizer, call, state)
         elif self.reach is None:
             y = self._long(u, featurizer, call, state)
         else:
@@ -102,7 +100,7 @@ class ToeplitzMixer(nn.Module):
         elif "u" in state:
             slide(state, "u", u)
 
-    def _state_space(self, u: Tensor, featurizer: Featurizer, state: OperatorState | None) -> Tensor:
+    def _state_space(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
         """Without a past as a convolution, one token as a step of the recurrence, a chunk as both."""
         if state is None:
             return long_convolution(u, self._kernel(featurizer, u.shape[1]))
@@ -110,7 +108,8 @@ class ToeplitzMixer(nn.Module):
         with torch.autocast(u.device.type, enabled=False):
             h = restored(state["h"], kernel.modes.paired)
             if u.shape[1] == 1 and not torch.is_grad_enabled():
-                y, h = advance(kernel.decoding(self.repeat), h, u[:, 0])
+                space = call.once((kernel, self.repeat), lambda: kernel.sampled(self.repeat))
+                y, h = advance(space, h, u[:, 0])
                 replace(state, "h", stored(h))
                 return y.unsqueeze(1).to(u.dtype)
             past = respond(kernel.sampled(self.repeat), h, u.shape[1])
@@ -133,12 +132,6 @@ class ToeplitzMixer(nn.Module):
         """An explicit K with the last lag first: [d, taps]."""
         return self._kernel(featurizer, self.reach or SHORT_TAPS).flip(1)
 
-    def _reversed_kernel(self, featurizer: Featurizer, length: int, dtype: torch.dtype) -> Tensor:
-        """K with the last lag first, made anew only for other weights, length or dtype: one for all states."""
-        return self._decoding.get(
-            featurizer.parameters(), (length, dtype), lambda: self._kernel(featurizer, length).flip(1).to(dtype)
-        )
-
     def _long(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
         """With all of the past. One token at a time nothing is allocated that grows with it: K is made once, last
         lag first, and each token is one dot product."""
@@ -149,7 +142,9 @@ class ToeplitzMixer(nn.Module):
         if u.shape[1] > 1 or torch.is_grad_enabled():
             y = long_convolution(seen.transpose(1, 2).to(u.dtype), self._kernel(featurizer, length))
             return y[:, length - u.shape[1] :]
-        kernel = self._reversed_kernel(featurizer, state["u"].shape[2], seen.dtype)[:, -length:]
+        size, kernels = state["u"].shape[2], featurizer.groups["K"]
+        kernel = call.once((kernels, self.repeat), lambda: self._kernel(featurizer, size).flip(1).to(seen.dtype))
+        kernel = kernel[:, -length:]
         return torch.bmm(seen.transpose(0, 1), kernel.unsqueeze(2)).permute(1, 2, 0).to(u.dtype)  # d B 1 -> B 1 d
 
     def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, call: Call) -> Tensor:

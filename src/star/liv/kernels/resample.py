@@ -39,10 +39,12 @@ class _Resample(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         place, fraction, slope = ctx.saved_tensors
         d_far = gradient * fraction
-        d_values = gradient.new_zeros(ctx.values_shape)
-        d_values.view(-1).index_add_(0, place, (gradient - d_far).reshape(-1))
-        d_values.view(-1).index_add_(0, place - ctx.values_shape[2], d_far.reshape(-1))
-        return d_values, (gradient * slope).to(ctx.shift_dtype)
+        # A value may be read by many positions, so their gradients are added up in float32 or better.
+        d_near = (gradient - d_far).to(torch.promote_types(gradient.dtype, torch.float32))
+        d_values = d_near.new_zeros(ctx.values_shape)
+        d_values.view(-1).index_add_(0, place, d_near.reshape(-1))
+        d_values.view(-1).index_add_(0, place - ctx.values_shape[2], d_far.to(d_near.dtype).reshape(-1))
+        return d_values.to(gradient.dtype), (gradient * slope).to(ctx.shift_dtype)
 
 
 def resample(values: Tensor, shift: Tensor) -> Tensor:

@@ -37,20 +37,6 @@ def recipe(text: Path) -> Recipe:
     return small_recipe(text)
 
 
-def halved(recipe: Recipe) -> Recipe:
-    """In rungs of 512 (one step), 1024 and 2048 tokens."""
-    return recipe.override(
-        {
-            "halving.rungs": 3,
-            "halving.reduction": 2,
-            "training.schedule": "trapezoid",
-            "training.batch_tokens": 128,
-            "training.warmup_tokens": 128,
-            "search.population": 8,
-        }
-    )
-
-
 def small_recipe(text: Path) -> Recipe:
     return Recipe.load("demo").override(
         {

@@ -9,7 +9,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-from conftest import halved, small_recipe
+from conftest import small_recipe
+from synthesis_fakes import halved
 
 from star.synthesis import evolve, local, session
 from star.synthesis.objectives import Architecture

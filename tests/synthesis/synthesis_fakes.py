@@ -9,11 +9,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from star.synthesis.trial import Outcome, Trial, TrialFailed
 
+if TYPE_CHECKING:
+    from star.synthesis import Recipe
+
 Report = Callable[[Any], None]
+
+
+def halved(recipe: Recipe) -> Recipe:
+    """In rungs of 512 (one step), 1024 and 2048 tokens."""
+    return recipe.override(
+        {
+            "halving.rungs": 3,
+            "halving.reduction": 2,
+            "training.schedule": "trapezoid",
+            "training.batch_tokens": 128,
+            "training.warmup_tokens": 128,
+            "search.population": 8,
+        }
+    )
 
 
 def number(trial: Trial, purpose: str) -> float:

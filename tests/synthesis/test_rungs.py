@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import halved
+from synthesis_fakes import halved
 
 from star.data import prepare
 from star.errors import StarError

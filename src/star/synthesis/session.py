@@ -331,6 +331,7 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
     if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):
         # Nothing is lost by starting over, for instance where the first start named a text that does not exist.
         store.forget()
+        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)  # of a trial that was killed on the way to its first rung
         store.put_facts(recipe=recipe.model_dump_json())
         return recipe
     changed = [name for name in stored.differences(recipe) if name != "search.generations"]

@@ -10,13 +10,12 @@ from torch.nn import functional
 
 from star.genome import LivClass, Nonlinearity, Sparsity
 from star.liv.featurizer import Featurizer
+from star.liv.kernels.linear_attention import linear_attention
 from star.liv.kernels.rotary import rotate
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import mixing_heads
 from star.liv.state import Call, OperatorState, Slot, append, replace, slide
-
-LINEAR_CHUNK = 64
 
 
 class LowRankMixer(nn.Module):
@@ -169,20 +168,17 @@ class LowRankMixer(nn.Module):
         return mask | (j == i)
 
     def _linear(self, q: Tensor, k: Tensor, v: Tensor, call: Call, state: OperatorState | None) -> Tensor:
-        """Chunk by chunk: a masked product inside a chunk, the running sum between chunks. Linear in ℓ."""
+        """With all of the past, in time linear in ℓ."""
         given, real = q.dtype, torch.promote_types(q.dtype, torch.float32)
         length, repeats = q.shape[2], self.heads // self.kv_heads
-        chunk = min(LINEAR_CHUNK, length)
-        padding = -length % chunk
         with torch.autocast(q.device.type, enabled=False):
-            # B H (C c) h -> B H C c h
-            q, k, v = (functional.pad(t.to(real), (0, 0, 0, padding)).unflatten(2, (-1, chunk)) for t in (q, k, v))
-            sums = k.transpose(-1, -2) @ v
-            before = sums.cumsum(2) - sums
-            if state is not None:
-                before = before + state["kv"].to(real).unsqueeze(2)
-                replace(state, "kv", before[:, :, -1] + sums[:, :, -1])
-            k, v, before = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v, before))
-            y = (q @ k.transpose(-1, -2)).tril() @ v + q @ before
+            q, k, v = (tensor.to(real) for tensor in (q, k, v))
             count = call.counts(length, q.device).to(real)[:, None, :, None]
-            return (y.flatten(2, 3)[:, :, :length] / (count * sqrt(self.size))).to(given)
+            q = q / (count * sqrt(self.size))
+            k_each, v_each = (k, v) if repeats == 1 else (t.repeat_interleave(repeats, dim=1) for t in (k, v))
+            y = linear_attention(q, k_each, v_each)
+            if state is not None:
+                past = state["kv"].to(real)
+                y = y + q @ past.repeat_interleave(repeats, dim=1)
+                replace(state, "kv", past + k.transpose(-1, -2) @ v)  # last: it may overwrite `past`
+            return y.to(given)

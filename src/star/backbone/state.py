@@ -31,7 +31,8 @@ class State:
     """Everything a backbone keeps of a batch of sequences, allocated once for `max_length` tokens.
 
     `slots` describe, livs[i][branch] and routers[stage] hold the tensors. position: tokens seen so far. valid:
-    [batch, max_length] bool, False at left padding; None where no sequence is padded.
+    [batch, max_length] bool, False at left padding; None where no sequence is padded. dtype: of
+    what is not accumulated.
     """
 
     slots: Slots
@@ -40,6 +41,7 @@ class State:
     batch_size: int
     max_length: int
     device: torch.device
+    dtype: torch.dtype
     position: int = 0
     valid: Tensor | None = None
 
@@ -54,7 +56,7 @@ class State:
 
         livs = [[empty(branch) for branch in branches] for branches in slots.livs]
         routers = {number: empty(held) for number, held in slots.routers.items()}
-        return cls(slots, livs, routers, batch_size, max_length, device)
+        return cls(slots, livs, routers, batch_size, max_length, device, dtype)
 
     @property
     def nbytes(self) -> int:
@@ -122,4 +124,6 @@ class State:
         ]
         routers = {number: mapped(self.slots.routers[number], held) for number, held in self.routers.items()}
         valid = None if self.valid is None else function(self.valid)
-        return State(self.slots, livs, routers, batch_size, self.max_length, self.device, self.position, valid)
+        return State(
+            self.slots, livs, routers, batch_size, self.max_length, self.device, self.dtype, self.position, valid
+        )

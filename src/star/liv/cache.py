@@ -17,7 +17,11 @@ class WeightCache(Generic[T]):
         self._held: tuple[Hashable, T] | None = None
 
     def get(self, weights: Iterable[nn.Parameter], key: Hashable, make: Callable[[], T]) -> T:
-        """The value of `make()`, called only where it is not known."""
+        """The value of `make()`, called only where it is not known. Weights made in inference mode do not tell when
+        they change, so nothing of theirs is remembered."""
+        weights = list(weights)
+        if any(weight.is_inference() for weight in weights):
+            return make()
         whole = (key, tuple((weight.data_ptr(), weight._version) for weight in weights))
         if self._held is None or self._held[0] != whole:
             self._held = (whole, make())

@@ -9,6 +9,7 @@ step and an ordinary pass can stand beside each other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -82,6 +83,8 @@ def _mix(operator: Operator) -> Mix:
     if isinstance(mixer, LowRankMixer):
         if mixer.nonlinearity is Nonlinearity.SOFTMAX and mixer.sparsity is Sparsity.NONE:
             return _attention(operator, mixer)
+        if mixer.recurrent:
+            return _linear_attention(operator, mixer)
         if mixer.nonlinearity is Nonlinearity.SOFTMAX and not connected and mixer.window > 1:
             return _windowed_attention(operator, mixer)
     elif isinstance(mixer, ResamplingMixer) and not connected:
@@ -173,6 +176,24 @@ def _attention(operator: Operator, mixer: LowRankMixer) -> Mix:
         k, v = heads["k"].transpose(1, 2), heads["v"].transpose(1, 2)
         y = functional.scaled_dot_product_attention(heads["q"].unsqueeze(2), k, v, attn_mask=mask, enable_gqa=grouped)
         return y.flatten(1)
+
+    return mix
+
+
+def _linear_attention(operator: Operator, mixer: LowRankMixer) -> Mix:
+    """S ← S + k ⊗ v, y = S q / (t √h) for token t of its sequence."""
+    split, connected = _heads(mixer), bool(operator.sharing.taken or operator.sharing.given)
+
+    def mix(x: Tensor, features: dict[str, Tensor], call: Call, state: OperatorState) -> Tensor:
+        heads, total = split(features, call.position), state["kv"]
+        if connected:
+            operator.publish({name: feature.unsqueeze(1) for name, feature in heads.items()}, call)
+            heads |= {name: feature.squeeze(1) for name, feature in operator.taken(call).items()}
+        total.addcmul_(heads["k"].unsqueeze(-1), heads["v"].unsqueeze(-2))
+        q = heads["q"].view(x.shape[0], mixer.kv_heads, -1, mixer.size)
+        y = torch.matmul(q, total).flatten(1)
+        count = call.position + 1 if call.valid is None else call.counts(1, x.device).to(y.dtype)
+        return y.div_(count * sqrt(mixer.size))
 
     return mix
 

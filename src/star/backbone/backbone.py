@@ -7,10 +7,11 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from star.backbone.decode import Decoder
 from star.backbone.routing import ROUTERS, LiquidRouter
 from star.backbone.state import Slots, State
 from star.errors import StarError
-from star.genome import BackboneGenome, OptionPool, Stage, require_valid, stages, wiring
+from star.genome import BackboneGenome, OptionPool, require_valid, stages, wiring
 from star.liv import LIV, Call, Sharing
 
 NORM_EPSILON = 1e-5
@@ -63,7 +64,8 @@ class Backbone(nn.Module):
                 if stage.routing in ROUTERS
             }
         )
-        self._sources = frozenset(stage.source for stage in self.stages)
+        self._decoder = Decoder()
+        self.sources = frozenset(stage.source for stage in self.stages)
 
     def _norm(self, livs: list[LIV]) -> nn.Module:
         reads = any(operator.reads_input for liv in livs for operator in liv.operators[:1])
@@ -96,7 +98,7 @@ class Backbone(nn.Module):
             matrices += [matrix for matrix, _ in written]
             weights = self._weights(number, inputs, None)
             x = u + _combined([y for _, y in written], weights)
-            if number in self._sources:
+            if number in self.sources:
                 outputs[number] = x
         return x, matrices
 
@@ -107,6 +109,10 @@ class Backbone(nn.Module):
             raise StarError(f"the attention mask is {list(mask.shape)}; for these tokens it is {list(x.shape[:2])}.")
         if state is not None and state.batch_size != x.shape[0]:
             raise StarError(f"the state is for {state.batch_size} sequences, not for {x.shape[0]}; init or reorder it.")
+        if state is not None and mask is None and length == 1 and not torch.is_grad_enabled():
+            plan = self._decoder.plan(self, x, state)
+            if plan is not None:
+                return plan(x.squeeze(1), state).unsqueeze(1)
         if state is not None:
             call = Call(state.position, state.reserve(length, mask), derived=state.derived)
         else:
@@ -118,15 +124,16 @@ class Backbone(nn.Module):
             inputs = self.norms[number](u)
             if real is not None:
                 inputs = inputs * real  # without biases, padding then leaves every state empty
-            x = u + self._stage(number, stage, inputs, call, state)
-            if number in self._sources:
+            x = u + self.combined(number, inputs, call, state)
+            if number in self.sources:
                 outputs[number] = x
         if state is not None:
             state.position += length
         return x
 
-    def _stage(self, number: int, stage: Stage, inputs: Tensor, call: Call, state: State | None) -> Tensor:
-        """What the LIVs of a stage add to the stream: [B, ℓ, d]."""
+    def combined(self, number: int, inputs: Tensor, call: Call, state: State | None) -> Tensor:
+        """What the LIVs of a stage, given by number, add to the stream: [B, ℓ, d]."""
+        stage = self.stages[number]
         weights = self._weights(number, inputs, None if state is None else state.routers.get(str(number)))
         needed = (
             [None] * len(stage.livs) if weights is None or not self._one_path(number) else list(weights[..., 0] > 0)

@@ -32,8 +32,8 @@ class State:
     """Everything a backbone keeps of a batch of sequences, allocated once for `max_length` tokens.
 
     `slots` describe, livs[i][branch] and routers[stage] hold the tensors. position: tokens seen so far. valid:
-    [batch, max_length] bool, False at left padding; None where no sequence is padded. derived: see `Call`; forks share
-    it, for it depends on the weights alone.
+    [batch, max_length] bool, False at left padding; None where no sequence is padded. dtype: of what is not
+    accumulated. derived: see `Call`; forks share it, for it depends on the weights alone.
     """
 
     slots: Slots
@@ -42,6 +42,7 @@ class State:
     batch_size: int
     max_length: int
     device: torch.device
+    dtype: torch.dtype
     position: int = 0
     valid: Tensor | None = None
     derived: dict[Hashable, Any] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class State:
 
         livs = [[empty(branch) for branch in branches] for branches in slots.livs]
         routers = {number: empty(held) for number, held in slots.routers.items()}
-        return cls(slots, livs, routers, batch_size, max_length, device)
+        return cls(slots, livs, routers, batch_size, max_length, device, dtype)
 
     @property
     def nbytes(self) -> int:
@@ -126,5 +127,14 @@ class State:
         routers = {number: mapped(self.slots.routers[number], held) for number, held in self.routers.items()}
         valid = None if self.valid is None else function(self.valid)
         return State(
-            self.slots, livs, routers, batch_size, self.max_length, self.device, self.position, valid, self.derived
+            self.slots,
+            livs,
+            routers,
+            batch_size,
+            self.max_length,
+            self.device,
+            self.dtype,
+            self.position,
+            valid,
+            self.derived,
         )

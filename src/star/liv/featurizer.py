@@ -63,14 +63,14 @@ class ProjectedGroup(nn.Module):
             return [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
         return [Slot("tail", (min(self.shift.window, max_length), self.outputs))] if self.shift is not None else []
 
-    def forward(self, x: Tensor, state: OperatorState | None, name: str) -> Tensor:
+    def forward(self, x: Tensor, state: OperatorState | None, name: str, position: int) -> Tensor:
         shift = None if self.shift is None else self.shift(x)
         if self.project is not None:
             x = self.project(x)
         if self.taps is not None:
-            x = short_convolution(x, self.taps, None if state is None else slide(state, name, x))
+            x = short_convolution(x, self.taps, None if state is None else slide(state, name, position, x))
         if self.shift is not None and shift is not None:
-            known = x if state is None else torch.cat([slide(state, name, x).to(x.dtype), x], dim=1)
+            known = x if state is None else torch.cat([slide(state, name, position, x).to(x.dtype), x], dim=1)
             x = resampled(known, x.shape[1], shift, self.shift.window)
         if self.bias is not None:
             x = x.to(torch.promote_types(x.dtype, torch.float32)) + self.bias  # decays are exponentials of this sum
@@ -137,10 +137,11 @@ class Featurizer(nn.Module):
         x: Tensor,
         state: OperatorState | None,
         taken: Mapping[str, Tensor],
+        position: int,
         only: frozenset[str] | None = None,
     ) -> dict[str, Tensor]:
         """Own groups (`only` these, where given) but those of a fixed state space, which the mixer asks for itself, for
-        it knows lengths. `taken`: groups from another LIV."""
+        it knows lengths. `taken`: groups from another LIV; position: of the first token."""
         features: dict[str, Tensor] = {}
         for name, group in self.groups.items():
             if only is not None and name not in only:
@@ -149,7 +150,7 @@ class Featurizer(nn.Module):
                 source = x
                 if name in self.reads_v:
                     source = taken["v"] if "v" in taken else features["v"]
-                features[name] = group(source, state, f"{name}.tail")
+                features[name] = group(source, state, f"{name}.tail", position)
             elif isinstance(group, Constant):
                 features[name] = group(x)
         return features

@@ -72,7 +72,7 @@ class LowRankMixer(nn.Module):
     def _remember(self, state: OperatorState, name: str, position: int, chunk: Tensor) -> Tensor:
         if self.sparsity is Sparsity.NONE:
             return append(state, name, position, chunk)
-        return torch.cat([slide(state, name, chunk).to(chunk.dtype), chunk], dim=1)
+        return torch.cat([slide(state, name, position, chunk).to(chunk.dtype), chunk], dim=1)
 
     def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
         q, k = (features[name].transpose(1, 2) for name in ("q", "k"))

@@ -88,15 +88,24 @@ class Operator(nn.Module):
     ) -> dict[str, Tensor]:
         """All feature groups (`only` these of its own, where given), computed or taken; those that later LIVs take are
         published in the call."""
+        taken = self.taken(call)
+        own = self._mixer.prepare(self.featurizer(x, state, taken, call.position, only), call, state)
+        self.publish(own, call)
+        return own | taken
+
+    def taken(self, call: Call) -> dict[str, Tensor]:
+        """The groups that earlier LIVs of this pass have published for this one."""
         taken = {}
         for name, source in self.sharing.taken.items():
             if (source, self.branch, name) not in call.published:
                 raise StarError(f"LIV {self.sharing.index} takes {name} from LIV {source}; run it within its backbone.")
             taken[name] = call.published[source, self.branch, name]
-        own = self._mixer.prepare(self.featurizer(x, state, taken, only), call, state)
+        return taken
+
+    def publish(self, own: Mapping[str, Tensor], call: Call) -> None:
+        """Hand on what later LIVs take of this one's prepared groups."""
         for name in self.sharing.given & own.keys():
             call.published[self.sharing.index, self.branch, name] = own[name]
-        return own | taken
 
     def forward(self, x: Tensor, call: Call, state: OperatorState | None, needed: Tensor | None = None) -> Tensor:
         """`needed` [B, ℓ] bool: the tokens whose output is read, all by default; 0 comes out for the others, and work

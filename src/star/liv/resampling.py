@@ -36,7 +36,7 @@ class ResamplingMixer(nn.Module):
         prepared = dict(features)
         if state is not None and "v" in features:
             chunk = features["v"]
-            prepared["v"] = torch.cat([slide(state, "v", chunk).to(chunk.dtype), chunk], dim=1)
+            prepared["v"] = torch.cat([slide(state, "v", call.position, chunk).to(chunk.dtype), chunk], dim=1)
         if "s" in features:
             shift = bounded_shift(features["s"], self.window)
             prepared["s"] = shift if self.repeat == 1 else shift.repeat_interleave(self.repeat, dim=-1)

@@ -109,11 +109,15 @@ def replace(state: OperatorState, name: str, value: Tensor) -> None:
         buffer.copy_(value)
 
 
-def slide(state: OperatorState, name: str, value: Tensor) -> Tensor:
-    """The last entries before value [B, ℓ, …], as many as the slot [B, n, …] holds; then let the slot hold those that
-    end with value."""
-    tail = state[name]
-    before = tail if torch.is_grad_enabled() else tail.clone()
-    count = tail.shape[1]
-    replace(state, name, torch.cat([before, value.to(before.dtype)], dim=1)[:, -count:])
+def slide(state: OperatorState, name: str, position: int, value: Tensor) -> Tensor:
+    """The last entries before value [B, ℓ, …], whose first token stands at `position`, as many as the slot [B, n, …]
+    holds, oldest first; then let the slot hold those that end with value.
+
+    The slot is a ring, the entry of token t at t mod n, so that a single token overwrites one entry.
+    """
+    ring = state[name]
+    count = ring.shape[1]
+    before = ring.roll(-(position % count), 1)
+    latest = torch.cat([before, value.to(ring.dtype)], dim=1)[:, -count:]
+    replace(state, name, latest.roll((position + value.shape[1]) % count, 1))
     return before

@@ -81,7 +81,7 @@ class ToeplitzMixer(nn.Module):
         elif self.reach is None:
             y = self._long(u, featurizer, call, state)
         else:
-            past = slide(state, "u", u) if state is not None and "u" in state else None
+            past = slide(state, "u", call.position, u) if state is not None and "u" in state else None
             if self.sparsity is Sparsity.BLOCK_DIAGONAL:
                 y = self._within_blocks(u, past, featurizer, call)
             elif self.explicit:
@@ -98,7 +98,7 @@ class ToeplitzMixer(nn.Module):
         elif self.reach is None:
             append(state, "u", call.position, u.transpose(1, 2), dim=2)
         elif "u" in state:
-            slide(state, "u", u)
+            slide(state, "u", call.position, u)
 
     def _state_space(self, u: Tensor, featurizer: Featurizer, call: Call, state: OperatorState | None) -> Tensor:
         """Without a past as a convolution, one token as a step of the recurrence, a chunk as both."""

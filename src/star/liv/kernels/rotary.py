@@ -17,16 +17,20 @@ def _phases(length: int, size: int, device: torch.device, dtype: torch.dtype) ->
     return torch.polar(torch.ones_like(angle), angle).to(dtype)
 
 
+def phases(position: int, length: int, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """e^{i t ω} for `length` tokens t from `position` on: [ℓ, size / 2], complex, for a real `dtype`."""
+    table = 1 << max(position + length - 1, 1).bit_length()  # few distinct tables, however a context grows
+    with torch.inference_mode(False):
+        known = _phases(table, size, device, dtype.to_complex())
+    return known[position : position + length]
+
+
 def rotate(x: Tensor, position: int) -> Tensor:
     """Rotate pairs (2i, 2i+1) of x: [B, ℓ, H, size] whose first token stands at `position`; size even.
 
     Phases are built in float64 and applied in float32 (float64 for float64 input); returns x's dtype.
     """
-    length, size = x.shape[1], x.shape[3]
     real = torch.promote_types(x.dtype, torch.float32)
-    table = 1 << max(position + length - 1, 1).bit_length()  # few distinct tables, however a context grows
-    with torch.inference_mode(False):
-        phases = _phases(table, size, x.device, torch.complex128 if real is torch.float64 else torch.complex64)
+    turns = phases(position, x.shape[1], x.shape[3], x.device, real).unsqueeze(1)
     pairs = torch.view_as_complex(x.to(real).unflatten(-1, (-1, 2)))
-    turned = pairs * phases[position : position + length].unsqueeze(1)
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)

@@ -1,0 +1,108 @@
+"""Decoding a token at a time without gradients: a backbone as a list of functions, made once for its weights.
+
+What depends on weights alone (transposed and joined matrices, sampled state spaces, decays) is made when the first
+token is decoded, and again for a new state when weights have changed. The plan holds a second copy of the dense
+weights; it serves float32 and float64 on the CPU, where reading weights and calling small functions is all that a token
+costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from star.backbone.state import State
+from star.liv import Call
+from star.liv.step import Step, stepper
+
+if TYPE_CHECKING:
+    from star.backbone.backbone import Backbone
+
+#: x [B, d] and a state, which is advanced by one token → [B, d].
+Plan = Callable[[Tensor, State], Tensor]
+DTYPES = (torch.float32, torch.float64)
+
+
+class Decoder:
+    """Keeps the plan of one backbone for as long as its weights stay as they are.
+
+    A state asks for the plan with its first single token and keeps it: it was filled by these weights. Whether they are
+    still those that the plan was made from is told by their sums, once for each state, because optimisers may write to
+    weights without a trace. Copies and pickles are empty.
+    """
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._sums: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
+        return Decoder, ()
+
+    def plan(self, backbone: Backbone, x: Tensor, state: State) -> Plan | None:
+        """The plan for these weights, or None where the ordinary pass has to serve."""
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+            return None
+        if self not in state.derived:
+            state.derived[self] = self._current(backbone), next(backbone.parameters()).dtype
+        plan, dtype = state.derived[self]
+        return plan if x.dtype == state.dtype == dtype and dtype in DTYPES else None
+
+    def _current(self, backbone: Backbone) -> Plan:
+        with torch.inference_mode(False), torch.no_grad():
+            sums = torch.stack([weight.double().sum() for weight in backbone.parameters()])
+            if self._plan is None or self._sums is None or not torch.equal(sums, self._sums):
+                self._plan, self._sums = make_plan(backbone), sums
+        return self._plan
+
+
+def make_plan(backbone: Backbone) -> Plan:
+    """A function that is the backbone for one token."""
+    stages = [_stage(backbone, number) for number in range(len(backbone.stages))]
+
+    def plan(x: Tensor, state: State) -> Tensor:
+        call = Call(state.position, state.reserve(1, None), derived=state.derived)
+        outputs: dict[int, Tensor] = {}
+        for number, (source, kept, advanced) in enumerate(stages):
+            x = advanced(x if source is None else x + outputs[source], call, state)
+            if kept:
+                outputs[number] = x
+        state.position += 1
+        return x
+
+    return plan
+
+
+def _stage(backbone: Backbone, number: int) -> tuple[int | None, bool, Callable[[Tensor, Call, State], Tensor]]:
+    """The stage whose output a stage adds to its input, whether later ones need its own, and what it makes of u. Paths
+    with weights go through the ordinary modules."""
+    stage = backbone.stages[number]
+    norm = _norm(backbone.norms[number])
+    routed = str(number) in backbone.routers
+    steps: list[tuple[int, Step]] = [] if routed else [(index, stepper(backbone.livs[index])) for index in stage.livs]  # type: ignore[arg-type]
+
+    def advanced(u: Tensor, call: Call, state: State) -> Tensor:
+        x = norm(u)
+        if routed:
+            return u + backbone.combined(number, x.unsqueeze(1), call, state).squeeze(1)
+        for index, step in steps:
+            u = step(x, u, call, state.livs[index])
+        return u
+
+    return stage.source, number in backbone.sources, advanced
+
+
+def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """RMSNorm as x ⊙ g √d / √(|x|² + d ε), half as many passes as torch makes."""
+    if not isinstance(module, nn.RMSNorm):
+        return module
+    weight, size = module.weight, module.weight.numel()
+    gain, least = weight * sqrt(size), weight.new_tensor(sqrt(size * (module.eps or 0.0)))
+
+    def norm(x: Tensor) -> Tensor:
+        return (x * gain).div_(torch.linalg.vector_norm(x, 2, -1, True).hypot_(least))
+
+    return norm

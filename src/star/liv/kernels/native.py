@@ -50,12 +50,20 @@ class Library:
     handle: ctypes.CDLL | None = None
     problem: str | None = None
 
-    def call(self, function: str, argument: ctypes.Structure) -> None:
-        """Call a C function that takes a pointer to one record. Other Python threads run meanwhile."""
+    def number(self, function: str, record: ctypes.Structure) -> int:
+        """What a C function returns that takes a pointer to one record and gives an int64. Other Python threads run
+        meanwhile."""
+        assert self.handle is not None
+        entry = getattr(self.handle, function)
+        entry.restype = ctypes.c_int64
+        return int(entry(ctypes.byref(record)))
+
+    def call(self, function: str, record: ctypes.Structure) -> None:
+        """Call a C function that takes a pointer to one record and gives nothing."""
         assert self.handle is not None
         entry = getattr(self.handle, function)
         entry.restype = None
-        entry(ctypes.byref(argument))
+        entry(ctypes.byref(record))
 
 
 def readable(tensor: Tensor) -> bool:

@@ -160,8 +160,8 @@ class _Backward(ctypes.Structure):
 
 
 SOURCE = "selective_scan.cpp"
-NATIVE_CHUNK = 16  # steps between kept states; a chunk of a block of channels fits the first-level cache
-GROUP = 256  # channels that one thread works through; results do not depend on the number of threads
+NATIVE_CHUNK = 16  # steps between kept states: for usual N, a chunk of a block of channels fits the first-level cache
+GROUP = 768  # channels that one thread works through, whatever the number of threads, so that it changes no result
 
 
 class _Native(torch.autograd.Function):
@@ -173,8 +173,9 @@ class _Native(torch.autograd.Function):
         decay, state = decay.t().contiguous(), state.contiguous()
         y, last = torch.empty(x.shape), torch.empty_like(state)
         size = _sizes(x, decay)
-        starts = torch.empty(-(-size.length // size.chunk), *state.shape) if any(ctx.needs_input_grad) else None
         library = native.library(SOURCE)
+        training = any(ctx.needs_input_grad)
+        starts = torch.empty(library.number("selective_scan_states", size)) if training else None
         rows = [_rows(tensor) for tensor in (x, delta, b, c, keep, y)]
         library.call("selective_scan_forward", _Forward(size, *rows, *map(native.address, (decay, state, last, starts))))
         ctx.save_for_backward(x, delta, decay, b, c, keep, starts)

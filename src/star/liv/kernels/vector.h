@@ -1,4 +1,4 @@
-// What the native kernels share: one register of floats, its exponential, and the splitting of work over threads.
+// What the native kernels share: one register of floats, its powers of two, and the splitting of work over threads.
 //
 // Plain GCC vector extensions, so that the same source compiles for any x86-64 or ARM.
 
@@ -39,31 +39,40 @@ inline void store(float *address, Vector value) { std::memcpy(address, &value, s
 inline Vector all(float value) { return value - Vector{}; }
 
 inline float sum(Vector value) {
-    float total[LANES];
-    store(total, value);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int lane = 0; lane < width; ++lane) total[lane] += total[lane + width];
-    return total[0];
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)value);
+#else
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[LANES / 4], total = {};
+    std::memcpy(parts, &value, sizeof value);
+    for (int part = 0; part < LANES / 4; ++part) total += parts[part];
+    return (total[0] + total[2]) + (total[1] + total[3]);
+#endif
 }
 
-// e^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.
-inline Vector exponential(Vector x) {
-    const Vector low = all(-104.0f), high = all(89.0f);
+constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
+
+// 2^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.
+inline Vector power_of_two(Vector x) {
+    const Vector low = all(-152.0f), high = all(130.0f);
+#if defined(__AVX512F__)
+    x = (Vector)_mm512_maskz_max_ps(-1, (__m512)low, (__m512)x);  // the second operand where one is NaN
+    x = (Vector)_mm512_maskz_min_ps(-1, (__m512)high, (__m512)x);
+#else
     x = x < low ? low : x;
     x = x > high ? high : x;
+#endif
     const Vector magic = all(12582912.0f);  // 1.5 · 2^23: adding and taking it away rounds to an integer
-    const Vector n = (x * 1.44269504088896341f + magic) - magic;
-    Vector r = x - n * 0.693359375f;  // ln 2 in two parts, the first exact in a product with n
-    r = r - n * -2.12194440e-4f;
-    Vector p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    const Vector n = (x + magic) - magic, r = x - n;
+    Vector p = all(1.535336196e-4f);  // 2^r = 1 + r q(r) for |r| ≤ 1/2, q by least maximum of the relative error, 2e-9
+    p = p * r + 1.339887472e-3f;
+    p = p * r + 9.618437360e-3f;
+    p = p * r + 5.550332470e-2f;
+    p = p * r + 2.402264791e-1f;
+    p = p * r + 6.931472029e-1f;
+    p = p * r + 1.0f;
 #if defined(__AVX512F__)
-    return (Vector)_mm512_scalef_ps((__m512)p, (__m512)n);
+    return (Vector)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)n);
 #else
     const Integers power = __builtin_convertvector(n, Integers), half = power >> 1;
     const Integers first = (half + 127) << 23, second = (power - half + 127) << 23;

@@ -11,7 +11,9 @@ HEAVY = ("torch", "numpy", "plotly", "tokenizers", "star.synthesis", "star.lm")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["evolve", "--help"], ["train", "--help"], ["unknown"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["evolve", "--help"], ["train", "--help"], ["doctor", "--help"], ["unknown"]],
+    ids=" ".join,
 )
 def test_commands_that_only_print_import_nothing_heavy(arguments: list[str]) -> None:
     program = (
@@ -27,7 +29,9 @@ def test_commands_that_only_print_import_nothing_heavy(arguments: list[str]) -> 
 
 def test_help_lists_every_command_and_every_option_of_a_search(star) -> None:
     commands = star("--help").out
-    assert all(f"  {name}  " in commands for name in ("evolve", "inspect", "train", "generate", "compare", "report"))
+    assert all(
+        f"  {name}  " in commands for name in ("evolve", "inspect", "train", "generate", "compare", "report", "doctor")
+    )
     options = star("evolve", "--help").out
     for name in (
         *("data", "run", "objectives", "population", "generations", "depth", "width", "length", "tokens", "seed"),
@@ -37,7 +41,7 @@ def test_help_lists_every_command_and_every_option_of_a_search(star) -> None:
 
 
 def test_help_fits_eighty_columns(star) -> None:
-    for command in ([], ["evolve"], ["inspect"], ["train"], ["generate"], ["compare"], ["report"]):
+    for command in ([], ["evolve"], ["inspect"], ["train"], ["generate"], ["compare"], ["report"], ["doctor"]):
         answer = star(*command, "--help")
         assert answer.status == 0
         assert max(map(len, answer.out.splitlines())) <= 80

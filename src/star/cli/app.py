@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from star.cli import compare, evolve, generate, inspect, report, train
+from star.cli import compare, doctor, evolve, generate, inspect, report, train
 from star.errors import StarError
 
 USAGE_STATUS = 2
@@ -48,8 +48,9 @@ for command, module in (
     ("inspect", inspect),
     ("train", train),
     ("generate", generate),
+    ("doctor", doctor),
 ):
-    app.command(command, no_args_is_help=command != "evolve")(module.run)
+    app.command(command, no_args_is_help=command not in ("evolve", "doctor"))(module.run)
 
 
 def main() -> None:

@@ -109,23 +109,26 @@ def forced_implementation() -> Implementation | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs for the usual inputs of an operator (float32 on the CPU), and why; `version` names its arithmetic."""
+    """What runs for the usual inputs of an operator (float32 on the CPU), and why; `version` names its arithmetic.
+
+    `problem`: why a native version that exists cannot be used.
+    """
 
     operator: str
     implementation: Implementation
     reason: str
     version: str
+    problem: str | None = None
 
 
 def choice(kernel: Kernel) -> Choice:
     """The implementation that `kernel` would run, compiled where that is still to be done."""
-    wanted = forced_implementation()
+    wanted, portable = forced_implementation(), Implementation.PORTABLE
     if wanted in (Implementation.REFERENCE, Implementation.PORTABLE):
-        return Choice(kernel.name, wanted, f"forced by {VARIABLE}", wanted)
-    portable = Implementation.PORTABLE
+        return Choice(kernel.name, wanted, "forced", wanted)
     if kernel.native is None:
-        return Choice(kernel.name, portable, "the only implementation", portable)
+        return Choice(kernel.name, portable, "has no other implementation", portable)
     library = native.library(kernel.native.source)
-    if library.problem is not None:
-        return Choice(kernel.name, portable, library.problem, portable)
-    return Choice(kernel.name, Implementation.NATIVE, "compiled for this CPU", f"native-{library.key}")
+    if library.problem is None:
+        return Choice(kernel.name, Implementation.NATIVE, "compiled for this CPU", f"native-{library.key}")
+    return Choice(kernel.name, portable, library.problem, portable, library.problem)

@@ -1,6 +1,6 @@
 """The scan of a liquid state space (Hasani et al. 2023, made causal), for each channel and mode:
 
-    h_t = k_t (Ā + B̄ u_t) h_{t-1} + B̄ u_t,    y_t = Re Σ_m C_m h_{t,m}
+h_t = k_t (Ā + B̄ u_t) h_{t-1} + B̄ u_t,    y_t = Re Σ_m C_m h_{t,m}
 """
 
 from __future__ import annotations

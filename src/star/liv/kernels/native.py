@@ -163,22 +163,23 @@ def folders() -> tuple[Path, Path]:
     return cache_folder() / "kernels", Path(tempfile.gettempdir()) / f"star-kernels-{user}"
 
 
+def _trusted(place: Path) -> bool:
+    """Whether libraries in a folder may be loaded: among temporary files only from one that nobody else can write."""
+    if place == folders()[0]:
+        return True
+    with contextlib.suppress(OSError):
+        facts = place.lstat()
+        ours = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
+        return stat.S_ISDIR(facts.st_mode) and ours and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return False
+
+
 def _writable(place: Path) -> bool:
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return False
-    return _ours(place) and os.access(place, os.W_OK)
-
-
-def _ours(place: Path) -> bool:
-    """A folder that nobody else can put a library into."""
-    try:
-        facts = place.stat()
-    except OSError:
-        return False
-    own = not hasattr(os, "getuid") or facts.st_uid in (os.getuid(), 0)
-    return stat.S_ISDIR(facts.st_mode) and own and not facts.st_mode & stat.S_IWOTH
+    return os.access(place, os.W_OK) and _trusted(place)
 
 
 def _found(source: str) -> Library:
@@ -190,7 +191,7 @@ def _found(source: str) -> Library:
     key = hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
     name = f"{Path(source).stem}-{key}.so"
     places = folders()
-    path = next((place / name for place in places if _ours(place) and _whole(place / name)), None)
+    path = next((place / name for place in places if _trusted(place) and _whole(place / name)), None)
     try:
         if path is None:
             place = next((place for place in places if _writable(place)), None)

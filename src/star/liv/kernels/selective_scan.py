@@ -177,7 +177,9 @@ class _Native(torch.autograd.Function):
         training = any(ctx.needs_input_grad)
         starts = torch.empty(library.number("selective_scan_states", size)) if training else None
         rows = [_rows(tensor) for tensor in (x, delta, b, c, keep, y)]
-        library.call("selective_scan_forward", _Forward(size, *rows, *map(native.address, (decay, state, last, starts))))
+        library.call(
+            "selective_scan_forward", _Forward(size, *rows, *map(native.address, (decay, state, last, starts)))
+        )
         ctx.save_for_backward(x, delta, decay, b, c, keep, starts)
         return y, last
 

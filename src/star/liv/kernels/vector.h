@@ -50,6 +50,16 @@ inline float sum(Vector value) {
 #endif
 }
 
+inline float largest(Vector value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)value);
+#else
+    float top = value[0];
+    for (int lane = 1; lane < LANES; ++lane) top = value[lane] > top ? value[lane] : top;
+    return top;
+#endif
+}
+
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
 // 2^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.

@@ -33,7 +33,7 @@ def star(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or fills the user's cache of corpora; kernels depend on nothing but their source and the machine."""
+    """No test reads or fills the user's cache of corpora; that of kernels is shared, as they depend on no data."""
     compiled = cache_folder() / "kernels"
     compiled.mkdir(parents=True, exist_ok=True)
     cache = tmp_path_factory.mktemp("cache")

@@ -1,7 +1,7 @@
 """The numerical core of the LIVs: pure functions over tensors.
 
-An operator has one file, with its equation, a float64 reference, the portable PyTorch version and, where that pays, what
-calls its C++ version in the file beside it. `KERNELS` is the table of those that can be chosen.
+An operator has one file, with its equation, a float64 reference, the portable PyTorch version and, where that pays,
+what calls its C++ version in the file beside it. `KERNELS` is the table of those that can be chosen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def choices() -> list[Choice]:
 
 
 def fingerprint() -> str:
-    """A name for the arithmetic of this machine, such as `liquid scan portable, selective scan native-0123456789abcdef`.
+    """A name for this machine's arithmetic, such as `liquid scan portable, selective scan native-0123456789abcdef`.
 
     Implementations, compilers and CPUs round differently, so two runs can only be equal to the last bit where their
     fingerprints are. Compiles and gives the notice of missing compilers, so it is best called before workers start.

@@ -2,7 +2,7 @@
 //
 // Queries and keys are cut into blocks of SIDE tokens, copied into arrays without gaps and filled up with zeros, so that
 // every product is one of full tiles. Scores never leave the cache: the backward pass makes them again from q, k and
-// the logarithm of each row's sum. Scores are in base 2: the scale of q has the factor log2 e.
+// the largest score and the sum of each row, which keeps both exact however large scores are.
 
 #include <algorithm>
 #include <cmath>
@@ -107,11 +107,10 @@ void hide_future(float *scores, Part part) {
     for (int i = 0; i < part.rows; ++i) std::fill(scores + i * SIDE + i + 1, scores + (i + 1) * SIDE, -INFINITY);
 }
 
-// All tokens of one head in order, times a factor, zeros behind the last.
-template <int D> void copy(float *to, const Heads &from, int64_t b, int64_t h, const Sizes &size, float factor = 1) {
+// All tokens of one head in order, zeros behind the last.
+template <int D> void copy(float *to, const Heads &from, int64_t b, int64_t h, const Sizes &size) {
     for (int64_t t = 0; t < size.length; ++t) {
-        const float *row = from.at(b, h, t);
-        for (int d = 0; d < D; ++d) to[t * D + d] = factor * row[d];
+        std::memcpy(to + t * D, from.at(b, h, t), D * sizeof(float));
     }
     std::fill(to + size.length * D, to + size.padded() * D, 0.0f);
 }
@@ -133,12 +132,12 @@ template <int D> void write(const Heads &to, const float *from, int64_t b, int64
 struct Forward {
     Sizes size;
     Heads q, k, v, y;
-    float *log_sums;  // [B, H, L], in base 2
+    float *rows;  // [2, B, H, L]: the largest score of each row, and 1 / Σ exp((score - largest) / √D)
 
     template <int D> void query_block(const float *Q, const float *K, const float *V, int64_t last, float *Y, float *S,
-                                      float *log_sum) const {
+                                      float *highest, float *inverse) const {
+        const float scale = LOG2_E / std::sqrt(float(D));
         Vector sums[SIDE] = {};
-        float highest[SIDE];
         std::fill(highest, highest + SIDE, -INFINITY);
         std::fill(Y, Y + SIDE * D, 0.0f);
         for (int64_t block = 0; block <= last; ++block) {
@@ -151,13 +150,13 @@ struct Forward {
                 for (int j = LANES; j < SIDE; j += LANES) top = load(row + j) > top ? load(row + j) : top;
                 const float now = std::max(highest[i], largest(top));
                 if (now > highest[i]) {
-                    const float shrink = std::exp2(highest[i] - now);
+                    const float shrink = std::exp2((highest[i] - now) * scale);
                     highest[i] = now;
                     sums[i] *= shrink;
                     for (int d = 0; d < D; d += LANES) store(Y + i * D + d, load(Y + i * D + d) * shrink);
                 }
                 for (int j = 0; j < SIDE; j += LANES) {
-                    const Vector p = power_of_two(load(row + j) - highest[i]);
+                    const Vector p = power_of_two((load(row + j) - highest[i]) * scale);
                     sums[i] += p;
                     store(row + j, p);
                 }
@@ -165,26 +164,28 @@ struct Forward {
             apply<D>(Y, S, V + block * SIDE * D, part);
         }
         for (int i = 0; i < size.rows(last); ++i) {
-            const float total = sum(sums[i]);
-            log_sum[i] = highest[i] + std::log2(total);
-            for (int d = 0; d < D; d += LANES) store(Y + i * D + d, load(Y + i * D + d) * (1 / total));
+            inverse[i] = 1 / sum(sums[i]);
+            for (int d = 0; d < D; d += LANES) store(Y + i * D + d, load(Y + i * D + d) * inverse[i]);
         }
     }
 
     template <int D> void run(int64_t task) const {
         const int64_t all = size.padded() * D, group = size.heads / size.kv_heads;
         const int64_t b = task / size.kv_heads, kv = task % size.kv_heads;
-        Scratch scratch(4 * all + SIDE * SIDE + size.padded());
-        float *K = scratch, *V = K + all, *Q = V + all, *Y = Q + all, *S = Y + all, *log_sum = S + SIDE * SIDE;
+        Scratch scratch(4 * all + SIDE * SIDE + 2 * size.padded());
+        float *K = scratch, *V = K + all, *Q = V + all, *Y = Q + all, *S = Y + all, *highest = S + SIDE * SIDE;
+        float *inverse = highest + size.padded();
         copy<D>(Q, k, b, kv, size);
         transpose<D>(K, Q, size);
         copy<D>(V, v, b, kv, size);
         for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
-            copy<D>(Q, q, b, h, size, LOG2_E / std::sqrt(float(D)));
+            copy<D>(Q, q, b, h, size);
             for (int64_t block = 0; block < size.blocks(); ++block)
-                query_block<D>(Q + block * SIDE * D, K, V, block, Y + block * SIDE * D, S, log_sum + block * SIDE);
+                query_block<D>(Q + block * SIDE * D, K, V, block, Y + block * SIDE * D, S,
+                               highest + block * SIDE, inverse + block * SIDE);
             write<D>(y, Y, b, h, size, 1);
-            std::copy(log_sum, log_sum + size.length, log_sums + (b * size.heads + h) * size.length);
+            std::copy_n(highest, size.length, rows + (b * size.heads + h) * size.length);
+            std::copy_n(inverse, size.length, rows + ((size.batch + b) * size.heads + h) * size.length);
         }
     }
 };
@@ -192,24 +193,26 @@ struct Forward {
 struct Backward {
     Sizes size;
     Heads q, k, v, y, d_y, d_q, d_k, d_v;
-    const float *log_sums;
+    const float *rows;
 
     // With P = softmax(q kᵀ / √D): dV = Pᵀ dY, dS = P ⊙ (dY Vᵀ - rowsum(dY ⊙ Y)), dQ = dS K / √D, dK = dSᵀ Q / √D.
     template <int D> void run(int64_t task) const {
         const int64_t all = size.padded() * D, group = size.heads / size.kv_heads, one = SIDE * D;
         const int64_t b = task / size.kv_heads, kv = task % size.kv_heads;
-        Scratch scratch(9 * all + 2 * SIDE * SIDE + 2 * size.padded());
+        Scratch scratch(9 * all + 2 * SIDE * SIDE + 3 * size.padded());
         float *K = scratch, *Kt = K + all, *Vt = Kt + all, *Q = Vt + all, *dY = Q + all;
         float *dQ = dY + all, *dK = dQ + all, *dV = dK + all, *S = dV + all, *dP = S + SIDE * SIDE;
-        float *log_sum = dP + SIDE * SIDE, *mean = log_sum + size.padded();
+        float *highest = dP + SIDE * SIDE, *inverse = highest + size.padded(), *mean = inverse + size.padded();
+        const float scale = 1 / std::sqrt(float(D));
         copy<D>(Q, v, b, kv, size);
         transpose<D>(Vt, Q, size);
         copy<D>(K, k, b, kv, size);
         transpose<D>(Kt, K, size);
         for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
-            copy<D>(Q, q, b, h, size, LOG2_E / std::sqrt(float(D)));
+            copy<D>(Q, q, b, h, size);
             copy<D>(dY, d_y, b, h, size);
-            std::copy_n(log_sums + (b * size.heads + h) * size.length, size.length, log_sum);
+            std::copy_n(rows + (b * size.heads + h) * size.length, size.length, highest);
+            std::copy_n(rows + ((size.batch + b) * size.heads + h) * size.length, size.length, inverse);
             for (int64_t t = 0; t < size.length; ++t) {
                 Vector total = {};
                 for (int d = 0; d < D; d += LANES) total += load(dY + t * D + d) * load(y.at(b, h, t) + d);
@@ -225,7 +228,7 @@ struct Backward {
                     for (int i = 0; i < part.rows; ++i) {
                         const int64_t t = query * SIDE + i;
                         for (int j = i * SIDE; j < (i + 1) * SIDE; j += LANES) {
-                            const Vector p = power_of_two(load(S + j) - log_sum[t]);
+                            const Vector p = power_of_two((load(S + j) - highest[t]) * (scale * LOG2_E)) * inverse[t];
                             store(S + j, p);
                             store(dP + j, p * (load(dP + j) - mean[t]));
                         }
@@ -234,9 +237,9 @@ struct Backward {
                     apply_transposed<D>(dK + key * one, dP, Q + query * one, part);
                     apply<D>(dQ + query * one, dP, K + key * one, part);
                 }
-            write<D>(d_q, dQ, b, h, size, 1 / std::sqrt(float(D)));
+            write<D>(d_q, dQ, b, h, size, scale);
         }
-        write<D>(d_k, dK, b, kv, size, LN_2);
+        write<D>(d_k, dK, b, kv, size, scale);
         write<D>(d_v, dV, b, kv, size, 1);
     }
 };

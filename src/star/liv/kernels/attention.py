@@ -53,7 +53,7 @@ class _Forward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
         *((name, _Heads) for name in ("q", "k", "v", "y")),
-        ("log_sums", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
     )
 
 
@@ -61,7 +61,7 @@ class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
         *((name, _Heads) for name in ("q", "k", "v", "y", "d_y", "d_q", "d_k", "d_v")),
-        ("log_sums", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
     )
 
 
@@ -74,19 +74,19 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
-        y, log_sums = _time_before_heads(q), torch.empty(q.shape[:3])
+        y, rows = _time_before_heads(q), torch.empty(2, *q.shape[:3])
         heads = [_heads(tensor) for tensor in (q, k, v, y)]
-        native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, log_sums.data_ptr()))
-        ctx.save_for_backward(q, k, v, y, log_sums)
+        native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, rows.data_ptr()))
+        ctx.save_for_backward(q, k, v, y, rows)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, y, log_sums = ctx.saved_tensors
+        q, k, v, y, rows = ctx.saved_tensors
         gradients = [_time_before_heads(tensor) for tensor in (q, k, v)]
         heads = [_heads(tensor) for tensor in (q, k, v, y, native.side_by_side(d_y), *gradients)]
-        native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, log_sums.data_ptr()))
+        native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, rows.data_ptr()))
         return gradients[0], gradients[1], gradients[2]
 
 

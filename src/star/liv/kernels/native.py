@@ -147,7 +147,7 @@ def compiler() -> Compiler | None:
 
 def cpu() -> str:
     """What -march=native depends on."""
-    facts = {}
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from small_runs import Answer, Star, evolve_small
 
+from star.caching import cache_folder
 from star.cli import main
 
 
@@ -32,9 +33,13 @@ def star(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or fills the user's cache of corpora."""
+    """No test reads or fills the user's cache of corpora; that of kernels is shared, as they depend on no data."""
+    compiled = cache_folder() / "kernels"
+    compiled.mkdir(parents=True, exist_ok=True)
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "kernels").symlink_to(compiled)
     patch = pytest.MonkeyPatch()
-    patch.setenv("STAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("STAR_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-COMMANDS = ("evolve", "compare", "report", "inspect", "analyse", "lineage", "scale", "train", "generate", "ablate")
+COMMANDS = (
+    *("evolve", "compare", "report", "inspect", "analyse", "lineage", "scale", "train", "generate", "ablate"),
+    "doctor",
+)
 HEAVY = ("torch", "numpy", "plotly", "tokenizers", "star.synthesis", "star.lm")
 
 

@@ -1,27 +1,13 @@
-"""The parallel scan against the recurrence written out, outputs and gradients, in float64."""
+"""The parallel scan, convolutions and rotary phases against what they are, written out, in float64."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from star.liv.kernels import scan
 from star.liv.kernels.convolution import long_convolution, short_convolution
 from star.liv.kernels.rotary import rotate
-
-
-def selective_scan_by_steps(
-    x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    outputs = []
-    for t in range(x.shape[1]):
-        a = torch.exp(delta[:, t, None, :] * decay.t())
-        if keep is not None:
-            a = a * keep[0, t]
-        state = a * state + b[:, t, :, None] * (delta[:, t] * x[:, t])[:, None, :]
-        outputs.append((c[:, t, :, None] * state).sum(1))
-    return torch.stack(outputs, 1), state
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -37,44 +23,6 @@ def test_scan_is_the_recurrence(length: int, reverse: bool) -> None:
     scan.scan_(decay, value, reverse=reverse)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(decay[0 if reverse else -1], total, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("forget", [False, True])
-@pytest.mark.parametrize(("length", "states"), [(1, 4), (2, 1), (40, 16), (129, 2)])
-def test_selective_scan_outputs_and_gradients(
-    length: int, states: int, forget: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", 2 * 5 * states * 48)  # several segments at these small sizes
-    torch.manual_seed(0)
-    double = {"dtype": torch.float64}
-    x, delta = torch.randn(2, length, 5, **double), torch.rand(2, length, 5, **double)
-    b, c = torch.randn(2, length, states, **double), torch.randn(2, length, states, **double)
-    decay, state = -torch.rand(5, states, **double) * 3, torch.randn(2, states, 5, **double)
-    keep = (torch.arange(length) % 7 != 0).double().unsqueeze(0) if forget else None
-    inputs = [tensor.requires_grad_() for tensor in (x, delta, decay, b, c, state)]
-    weights = [torch.randn(2, length, 5, **double), torch.randn(2, states, 5, **double)]
-
-    def gradients(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(sum((o * w).sum() for o, w in zip(outputs, weights, strict=True)), inputs)
-
-    ours = scan.selective_scan(*inputs, keep)
-    theirs = selective_scan_by_steps(*inputs, keep)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    for one, other in zip(gradients(ours), gradients(theirs), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-
-
-def test_selective_scan_survives_strong_decay_and_long_sequences() -> None:
-    length = 65_536
-    x = torch.randn(1, length, 2)
-    delta = torch.full((1, length, 2), 50.0).requires_grad_()
-    ones = torch.ones(1, length, 1)
-    y, _ = scan.selective_scan(x, delta, torch.full((2, 1), -30.0), ones, ones, torch.zeros(1, 1, 2))
-    y.sum().backward()
-    torch.testing.assert_close(y, 50 * x)
-    assert delta.grad is not None
-    assert delta.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 64, 101])

@@ -17,7 +17,8 @@ from star.backbone import Backbone
 from star.genome import StateSpace
 from star.genome.variation import unconnected
 from star.liv import LIV, Call
-from star.liv.kernels.scan import linear_scan, liquid_scan
+from star.liv.kernels.liquid_scan import liquid_scan
+from star.liv.kernels.scan import linear_scan
 from star.liv.state_space import StateSpaceKernel, absorb, advance, evaluate, respond, restored, stored
 from star.training.optimizer import parameter_groups
 

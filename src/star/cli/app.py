@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from star.cli import ablate, analyse, compare, evolve, generate, inspect, lineage, report, scale, train
+from star.cli import ablate, analyse, compare, doctor, evolve, generate, inspect, lineage, report, scale, train
 from star.errors import StarError
 
 USAGE_STATUS = 2
@@ -52,8 +52,9 @@ for command, module in (
     ("train", train),
     ("generate", generate),
     ("ablate", ablate),
+    ("doctor", doctor),
 ):
-    app.command(command, no_args_is_help=command != "evolve")(module.run)
+    app.command(command, no_args_is_help=command not in ("evolve", "doctor"))(module.run)
 
 
 def main() -> None:

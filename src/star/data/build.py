@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 
+from star.caching import cache_folder
 from star.data.corpus import FORMAT, CorpusFacts, TokenizedCorpus, token_file
 from star.data.progress import Progress, silent
 from star.data.recipe import BPE_PREFIX, BYTES, DataRecipe, bpe_vocabulary
@@ -28,14 +29,6 @@ BATCH_CHARACTERS = 1 << 20  # encoded at once: bounds memory, and gives the toke
 ABANDONED_SECONDS = 24 * 3600  # temporary folders this old belong to processes that died
 TEMPORARY = ".building-"
 LARGEST_UINT16_VOCABULARY = 1 << 16
-
-
-def cache_folder() -> Path:
-    """Where prepared corpora are kept: $STAR_CACHE, or $XDG_CACHE_HOME/star, or ~/.cache/star."""
-    if own := os.environ.get("STAR_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "star"
 
 
 def prepare(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from star.genome import LivClass, Sparsity
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.scan import liquid_scan
+from star.liv.kernels.liquid_scan import liquid_scan
 from star.liv.maps import undecayed
 from star.liv.mixer import Features
 from star.liv.sizes import inner_width, mixing_heads

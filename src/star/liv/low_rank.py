@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from star.genome import LivClass, Nonlinearity, Sparsity
 from star.liv.featurizer import Featurizer
+from star.liv.kernels.attention import causal_attention
 from star.liv.kernels.linear_attention import linear_attention
 from star.liv.kernels.rotary import rotate
 from star.liv.maps import activate
@@ -115,9 +116,9 @@ class LowRankMixer(nn.Module):
         """Every query sees all real tokens up to itself."""
         length, keys = q.shape[2], k.shape[2]
         if self.nonlinearity is Nonlinearity.SOFTMAX and call.valid is None and (length == keys or length == 1):
-            return functional.scaled_dot_product_attention(
-                q, k, v, is_causal=length > 1, enable_gqa=self.heads > self.kv_heads
-            )
+            if length == keys:
+                return causal_attention(q, k, v)
+            return functional.scaled_dot_product_attention(q, k, v, enable_gqa=self.heads > self.kv_heads)
         j = torch.arange(keys, device=q.device)
         i = j[keys - length :, None]
         # A padding query sees itself: no softmax row may be empty.

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from star.genome import LivClass, Sparsity
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.scan import selective_scan
+from star.liv.kernels.selective_scan import selective_scan
 from star.liv.maps import undecayed
 from star.liv.mixer import Features
 from star.liv.sizes import inner_width, mixing_heads

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from star.genome import StateSpace
-from star.liv.kernels.scan import real_part_of_product
+from star.liv.kernels.liquid_scan import real_part_of_product
 from star.liv.maps import of_state_space, undecayed
 from star.liv.shift import spread
 

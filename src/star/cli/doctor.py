@@ -1,0 +1,81 @@
+"""`star doctor`: what this machine offers, and which implementation every operator uses here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from star.cli.console import print_json, print_table, say
+
+
+def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
+    """Show versions, devices, compiler, cache and the implementation that each operator uses, with the reason.
+
+    Compiles the native kernels where that has not been done.
+    """
+    facts = machine_facts()
+    if as_json:
+        print_json(facts)
+        return
+    versions = facts["versions"]
+    say(", ".join(f"{name} {version}" for name, version in versions.items()))
+    for device in facts["devices"]:
+        say(f"{device['name']:<9} {device['description']}")
+    say(f"{'threads':<9} {facts['threads']} for each process")
+    say(f"{'compiler':<9} {facts['compiler'] or 'none found; install g++ or name one in CXX'}")
+    say(f"{'cache':<9} {facts['cache']}")
+    say("")
+    print_table(
+        ["operator", "implementation", "<reason"],
+        [(one["operator"], one["implementation"], one["reason"]) for one in facts["operators"]],
+        title="Operators on the CPU in float32",
+    )
+
+
+def machine_facts() -> dict[str, Any]:
+    """The JSON form of what the command shows."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    from star.caching import cache_folder
+    from star.liv.kernels import choices
+    from star.liv.kernels.native import compiler
+
+    found = compiler()
+    return {
+        "versions": {
+            "star": version("star-synthesis"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "devices": _devices(),
+        "threads": torch.get_num_threads(),
+        "compiler": found and found.version,
+        "cache": str(cache_folder()),
+        "operators": [
+            {
+                "operator": one.operator,
+                "implementation": one.implementation.value,
+                "reason": one.reason,
+                "version": one.version,
+            }
+            for one in choices()
+        ],
+    }
+
+
+def _devices() -> list[dict[str, str]]:
+    import torch
+
+    from star.synthesis.local import usable_cores
+
+    vectors = torch.backends.cpu.get_cpu_capability()
+    devices = [{"name": "cpu", "description": f"{usable_cores()} cores, {vectors}"}]
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        memory = facts.total_memory / 2**30
+        devices.append({"name": f"cuda:{index}", "description": f"{facts.name}, {memory:.0f} GiB"})
+    return devices

@@ -1,0 +1,289 @@
+// The selective scan forward and backward in float32. Channels lie along a register; h stays in the first-level cache.
+//
+// The forward pass keeps h before every chunk of time. The backward pass goes through the chunks from the last to the
+// first, each time recomputing a and h of one block of channels, so that they never leave the cache.
+
+#include <algorithm>
+#include <type_traits>
+
+#include "vector.h"
+
+namespace {
+
+// [batch, time, column] with columns side by side; distances in floats.
+struct Rows {
+    float *data;
+    int64_t batch, time;
+
+    float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
+};
+
+struct Sizes {
+    int64_t batch, length, channels, states;
+    int64_t chunk;  // time steps
+    int64_t group;  // channels of one task
+    int64_t threads;
+};
+
+// `count` columns of a chunk of rows, `width` of them in memory: in place, or copied and filled up with zeros.
+struct Tile {
+    float *data;
+    int64_t stride;
+
+    Tile(const Rows &rows, int64_t b, int64_t start, int64_t steps, int64_t column, int64_t count, int64_t width,
+         float *copy, bool reading = true) {
+        data = rows.data ? rows.at(b, start) + column : nullptr;
+        stride = rows.time;
+        if (count == width || !data) return;
+        if (reading)
+            for (int64_t t = 0; t < steps; ++t) {
+                std::memcpy(copy + t * width, data + t * stride, count * sizeof(float));
+                std::memset(copy + t * width + count, 0, (width - count) * sizeof(float));
+            }
+        data = copy;
+        stride = width;
+    }
+
+    void write_back(const Rows &rows, int64_t b, int64_t start, int64_t steps, int64_t column, int64_t count) const {
+        if (rows.at(b, start) + column == data) return;
+        for (int64_t t = 0; t < steps; ++t)
+            std::memcpy(rows.at(b, start + t) + column, data + t * stride, count * sizeof(float));
+    }
+};
+
+// body(block of V registers, first column, columns) over the columns [first, last): two registers at a time, then one.
+template <class Body> void blocks(int64_t first, int64_t last, Body body) {
+    while (last - first >= 2 * LANES) {
+        body(std::integral_constant<int, 2>{}, first, int64_t(2 * LANES));
+        first += 2 * LANES;
+    }
+    while (first < last) {
+        const int64_t count = last - first < LANES ? last - first : LANES;
+        body(std::integral_constant<int, 1>{}, first, count);
+        first += count;
+    }
+}
+
+// [N, D] for the channels [first, last) in the order of work: block after block, each [N, width], zeros at the end.
+struct Packed {
+    int64_t states, channels, first, last;
+
+    int64_t size() const { return (last - first + LANES - 1) / LANES * LANES * states; }
+    int64_t at(int64_t column) const { return (column - first) * states; }
+
+    template <class Move> void each(Move move) const {
+        blocks(first, last, [&](auto registers, int64_t column, int64_t count) {
+            for (int64_t n = 0; n < states; ++n)
+                move(at(column) + n * registers * LANES, n * channels + column, count);
+        });
+    }
+    void pack(float *to, const float *from, float factor = 1) const {
+        each([=](int64_t packed, int64_t plain, int64_t count) {
+            for (int64_t j = 0; j < count; ++j) to[packed + j] = factor * from[plain + j];
+        });
+    }
+    void unpack(float *to, const float *from) const {
+        each([=](int64_t packed, int64_t plain, int64_t count) {
+            for (int64_t j = 0; j < count; ++j) to[plain + j] = from[packed + j];
+        });
+    }
+};
+
+// One task: the channels of a group in one sequence.
+struct Task {
+    int64_t batch;
+    Packed packed;
+    int64_t place;  // of its states within all of one moment
+
+    Task(const Sizes &size, int64_t number) {
+        const int64_t group = number % groups(size);
+        batch = number / groups(size);
+        packed = {size.states, size.channels, group * size.group,
+                  std::min((group + 1) * size.group, size.channels)};
+        place = batch * moment(size) / size.batch + packed.first * size.states;
+    }
+    static int64_t groups(const Sizes &size) { return (size.channels + size.group - 1) / size.group; }
+    static int64_t moment(const Sizes &size) {
+        return size.batch * ((size.channels + LANES - 1) / LANES * LANES) * size.states;
+    }
+};
+
+struct Forward {
+    Sizes size;
+    Rows x, delta, b, c, keep, y;
+    const float *decay;    // [N, D]
+    const float *initial;  // [B, N, D]
+    float *last;           // [B, N, D]
+    float *starts;         // h before each chunk, packed, or null where no gradient is wanted
+
+    template <int V>
+    void block(int64_t batch, int64_t start, int64_t column, int64_t count, const float *A, float *h,
+               float *copies) const {
+        constexpr int64_t width = V * LANES;
+        const int64_t N = size.states, steps = std::min(size.chunk, size.length - start), copy = size.chunk * width;
+        const Tile xs(x, batch, start, steps, column, count, width, copies);
+        const Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
+        const Tile ys(y, batch, start, steps, column, count, width, copies + 2 * copy, false);
+        for (int64_t t = 0; t < steps; ++t) {
+            const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
+            const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
+            Vector step[V], drive[V], out[V];
+            for (int v = 0; v < V; ++v) {
+                step[v] = load(ds.data + t * ds.stride + v * LANES);
+                drive[v] = step[v] * load(xs.data + t * xs.stride + v * LANES);
+                out[v] = Vector{};
+            }
+            for (int64_t n = 0; n < N; ++n)
+                for (int v = 0; v < V; ++v) {
+                    const int64_t place = n * width + v * LANES;
+                    const Vector a = power_of_two(step[v] * load(A + place)) * kept;
+                    const Vector now = a * load(h + place) + drive[v] * bt[n];
+                    store(h + place, now);
+                    out[v] += now * ct[n];
+                }
+            for (int v = 0; v < V; ++v) store(ys.data + t * ys.stride + v * LANES, out[v]);
+        }
+        ys.write_back(y, batch, start, steps, column, count);
+    }
+
+    void run(const Task &task) const {
+        const Packed &packed = task.packed;
+        const int64_t plane = task.batch * size.states * size.channels;
+        Scratch scratch(2 * packed.size() + 6 * size.chunk * LANES);
+        float *A = scratch, *h = A + packed.size(), *copies = h + packed.size();
+        packed.pack(A, decay, LOG2_E);
+        packed.pack(h, initial + plane);
+        float *kept = starts ? starts + task.place : nullptr;
+        for (int64_t start = 0; start < size.length; start += size.chunk) {
+            if (kept) {
+                std::memcpy(kept, h, packed.size() * sizeof(float));
+                kept += Task::moment(size);
+            }
+            blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
+                block<registers>(task.batch, start, column, count, A + packed.at(column), h + packed.at(column),
+                                 copies);
+            });
+        }
+        packed.unpack(last + plane, h);
+    }
+};
+
+struct Backward {
+    Sizes size;
+    Rows x, delta, b, c, keep, d_y, d_x, d_delta;
+    const float *decay;   // [N, D]
+    const float *starts;  // as the forward pass left them
+    const float *d_last;  // [B, N, D]
+    float *d_b, *d_c;     // [groups, B, L, N], to be summed over groups
+    float *d_decay;       // [B, N, D], to be summed over the batch
+    float *d_initial;     // [B, N, D]
+
+    // One chunk of one block: a and h anew, then g = dL/dh from its last step to its first.
+    // d_bs and d_cs [steps, N, LANES] collect what is to be summed over channels.
+    template <int V>
+    void block(int64_t batch, int64_t start, int64_t column, int64_t count, const float *A, const float *first,
+               float *g, float *d_A, float *d_bs, float *d_cs, float *scratch) const {
+        constexpr int64_t width = V * LANES;
+        const int64_t N = size.states, row = N * width, copy = size.chunk * width;
+        const int64_t steps = std::min(size.chunk, size.length - start);
+        float *a = scratch, *h = a + size.chunk * row, *copies = h + (size.chunk + 1) * row;
+        const Tile xs(x, batch, start, steps, column, count, width, copies);
+        const Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
+        const Tile dys(d_y, batch, start, steps, column, count, width, copies + 2 * copy);
+        const Tile dxs(d_x, batch, start, steps, column, count, width, copies + 3 * copy, false);
+        const Tile dds(d_delta, batch, start, steps, column, count, width, copies + 4 * copy, false);
+        std::memcpy(h, first, row * sizeof(float));
+        for (int64_t t = 0; t < steps; ++t) {
+            const float *bt = b.at(batch, start + t);
+            const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
+            Vector step[V], drive[V];
+            for (int v = 0; v < V; ++v) {
+                step[v] = load(ds.data + t * ds.stride + v * LANES);
+                drive[v] = step[v] * load(xs.data + t * xs.stride + v * LANES);
+            }
+            for (int64_t n = 0; n < N; ++n)
+                for (int v = 0; v < V; ++v) {
+                    const int64_t place = t * row + n * width + v * LANES;
+                    const Vector decayed = power_of_two(step[v] * load(A + n * width + v * LANES)) * kept;
+                    store(a + place, decayed);
+                    store(h + place + row, decayed * load(h + place) + drive[v] * bt[n]);
+                }
+        }
+        for (int64_t t = steps - 1; t >= 0; --t) {
+            const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
+            Vector step[V], value[V], dy[V], drive[V], d_drive[V], d_step[V];
+            for (int v = 0; v < V; ++v) {
+                step[v] = load(ds.data + t * ds.stride + v * LANES);
+                value[v] = load(xs.data + t * xs.stride + v * LANES);
+                dy[v] = load(dys.data + t * dys.stride + v * LANES);
+                drive[v] = step[v] * value[v];
+                d_drive[v] = d_step[v] = Vector{};
+            }
+            for (int64_t n = 0; n < N; ++n) {
+                Vector to_b = load(d_bs + (t * N + n) * LANES), to_c = load(d_cs + (t * N + n) * LANES);
+                for (int v = 0; v < V; ++v) {
+                    const int64_t place = n * width + v * LANES;
+                    const Vector now = load(g + place) + dy[v] * ct[n];
+                    to_c += dy[v] * load(h + (t + 1) * row + place);
+                    to_b += now * drive[v];
+                    d_drive[v] += now * bt[n];
+                    const Vector before = now * load(a + t * row + place);
+                    store(g + place, before);
+                    const Vector exponent = before * load(h + t * row + place);  // d(Δ A)
+                    d_step[v] += exponent * load(A + place);
+                    store(d_A + place, load(d_A + place) + exponent * step[v]);
+                }
+                store(d_bs + (t * N + n) * LANES, to_b);
+                store(d_cs + (t * N + n) * LANES, to_c);
+            }
+            for (int v = 0; v < V; ++v) {
+                store(dxs.data + t * dxs.stride + v * LANES, d_drive[v] * step[v]);
+                store(dds.data + t * dds.stride + v * LANES, d_drive[v] * value[v] + d_step[v] * LN_2);
+            }
+        }
+        dxs.write_back(d_x, batch, start, steps, column, count);
+        dds.write_back(d_delta, batch, start, steps, column, count);
+    }
+
+    void run(const Task &task) const {
+        const Packed &packed = task.packed;
+        const int64_t N = size.states, width = 2 * LANES, lanes = size.chunk * N * LANES, all = packed.size();
+        const int64_t plane = task.batch * N * size.channels, group = packed.first / size.group;
+        Scratch scratch(3 * all + 2 * lanes + (2 * size.chunk + 1) * N * width + 5 * size.chunk * width);
+        float *A = scratch, *g = A + all, *d_A = g + all, *d_bs = d_A + all, *d_cs = d_bs + lanes;
+        packed.pack(A, decay, LOG2_E);
+        packed.pack(g, d_last + plane);
+        for (int64_t chunk = (size.length - 1) / size.chunk; chunk >= 0; --chunk) {
+            const int64_t start = chunk * size.chunk, steps = std::min(size.chunk, size.length - start);
+            const float *first = starts + chunk * Task::moment(size) + task.place;
+            std::memset(d_bs, 0, 2 * lanes * sizeof(float));
+            blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
+                const int64_t own = packed.at(column);
+                block<registers>(task.batch, start, column, count, A + own, first + own, g + own, d_A + own, d_bs,
+                                 d_cs, d_cs + lanes);
+            });
+            const int64_t place = ((group * size.batch + task.batch) * size.length + start) * N;
+            for (int64_t i = 0; i < steps * N; ++i) {
+                d_b[place + i] = sum(load(d_bs + i * LANES));
+                d_c[place + i] = sum(load(d_cs + i * LANES));
+            }
+        }
+        packed.unpack(d_initial + plane, g);
+        packed.unpack(d_decay + plane, d_A);
+    }
+};
+
+template <class Pass> void run(const Pass *pass) {
+    const Sizes &size = pass->size;
+    parallel(Task::groups(size) * size.batch, size.threads, [=](int64_t number) { pass->run(Task(size, number)); });
+}
+
+}  // namespace
+
+extern "C" int64_t selective_scan_states(const Sizes *size) {  // floats of `starts`
+    return (size->length + size->chunk - 1) / size->chunk * Task::moment(*size);
+}
+
+extern "C" void selective_scan_forward(const Forward *pass) { run(pass); }
+
+extern "C" void selective_scan_backward(const Backward *pass) { run(pass); }

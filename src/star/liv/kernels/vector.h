@@ -1,0 +1,138 @@
+// What the native kernels share: one register of floats, its powers of two, and the splitting of work over threads.
+//
+// Plain GCC vector extensions, so that the same source compiles for any x86-64 or ARM.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+
+inline Vector load(const float *address) {
+    Vector value;
+    std::memcpy(&value, address, sizeof value);
+    return value;
+}
+
+inline void store(float *address, Vector value) { std::memcpy(address, &value, sizeof value); }
+
+inline Vector all(float value) { return value - Vector{}; }
+
+inline float sum(Vector value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)value);
+#else
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[LANES / 4], total = {};
+    std::memcpy(parts, &value, sizeof value);
+    for (int part = 0; part < LANES / 4; ++part) total += parts[part];
+    return (total[0] + total[2]) + (total[1] + total[3]);
+#endif
+}
+
+inline float largest(Vector value) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)value);
+#else
+    float top = value[0];
+    for (int lane = 1; lane < LANES; ++lane) top = value[lane] > top ? value[lane] : top;
+    return top;
+#endif
+}
+
+constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
+
+// 2^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.
+inline Vector power_of_two(Vector x) {
+    const Vector low = all(-152.0f), high = all(130.0f);
+#if defined(__AVX512F__)
+    x = (Vector)_mm512_maskz_max_ps(-1, (__m512)low, (__m512)x);  // the second operand where one is NaN
+    x = (Vector)_mm512_maskz_min_ps(-1, (__m512)high, (__m512)x);
+#else
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+#endif
+    const Vector magic = all(12582912.0f);  // 1.5 · 2^23: adding and taking it away rounds to an integer
+    const Vector n = (x + magic) - magic, r = x - n;
+    Vector p = all(1.535336196e-4f);  // 2^r = 1 + r q(r) for |r| ≤ 1/2, q by least maximum of the relative error, 2e-9
+    p = p * r + 1.339887472e-3f;
+    p = p * r + 9.618437360e-3f;
+    p = p * r + 5.550332470e-2f;
+    p = p * r + 2.402264791e-1f;
+    p = p * r + 6.931472029e-1f;
+    p = p * r + 1.0f;
+#if defined(__AVX512F__)
+    return (Vector)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)n);
+#else
+    const Integers power = __builtin_convertvector(n, Integers), half = power >> 1;
+    const Integers first = (half + 127) << 23, second = (power - half + 127) << 23;
+    return p * (Vector)first * (Vector)second;
+#endif
+}
+
+// While it lives, results too small for a normal float are 0: a dying state would otherwise take a hundred times longer.
+class NoSubnormals {
+#if defined(__SSE2__)
+    unsigned before = _mm_getcsr();
+
+  public:
+    NoSubnormals() { _mm_setcsr(before | 0x8000); }
+    ~NoSubnormals() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+
+  public:
+    NoSubnormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" ::"r"(before | (1ull << 24)));
+    }
+    ~NoSubnormals() { asm volatile("msr fpcr, %0" ::"r"(before)); }
+#else
+  public:
+    NoSubnormals() {}
+#endif
+};
+
+// Memory of one call, aligned to a register.
+class Scratch {
+    Vector *data;
+
+  public:
+    explicit Scratch(int64_t floats) : data(new Vector[(floats + LANES - 1) / LANES]()) {}
+    ~Scratch() { delete[] data; }
+    Scratch(const Scratch &) = delete;
+    operator float *() { return reinterpret_cast<float *>(data); }
+};
+
+// work(task) for all tasks. Each must be the same computation whichever thread runs it.
+template <class Work> void parallel(int64_t tasks, int64_t threads, Work work) {
+    std::atomic<int64_t> next{0};
+    auto run = [&] {
+        NoSubnormals guard;
+        for (int64_t task; (task = next++) < tasks;) work(task);
+    };
+    std::vector<std::thread> others;
+    for (int64_t thread = 1; thread < threads && thread < tasks; ++thread) others.emplace_back(run);
+    run();
+    for (auto &other : others) other.join();
+}

@@ -1,0 +1,213 @@
+"""Libraries are compiled once for all processes, and nothing that goes wrong with them stops a computation."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from star.errors import StarError
+from star.liv.kernels import native
+from star.liv.kernels.choice import Implementation, Kernel, Native, choice
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
+PROCESSES = 6
+
+
+class Number(ctypes.Structure):
+    _fields_ = (("value", ctypes.c_int64),)
+
+
+@pytest.fixture(autouse=True)
+def small_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One function to compile, an empty cache, and a compiler that writes down every file it compiles."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "vector.h").write_text("#include <cstdint>\n")
+    (sources / "double.cpp").write_text(
+        '#include "vector.h"\nextern "C" int64_t twice(const int64_t *number) { return 2 * *number; }\n'
+    )
+    real = native.compiler()
+    assert real is not None
+    recording = tmp_path / "recording"
+    recording.write_text(
+        f'#!/bin/sh\ncase "$*" in *-shared*) echo "$*" >> {tmp_path}/compiled;; esac\n'
+        f'sleep 0.2\nexec {" ".join(real.command)} "$@"\n'
+    )
+    recording.chmod(0o755)
+    monkeypatch.setattr(native, "SOURCES", sources)
+    monkeypatch.setenv("CXX", str(recording))
+    monkeypatch.setenv("STAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    native.forget()
+    yield
+    monkeypatch.undo()
+    native.forget()
+
+
+def compiled(tmp_path: Path) -> int:
+    record = tmp_path / "compiled"
+    return len(record.read_text().splitlines()) if record.exists() else 0
+
+
+def twice_21(library: native.Library) -> int:
+    return library.number("twice", Number(21))
+
+
+def _load(pipe: Connection) -> None:
+    pipe.send(twice_21(native.library("double.cpp")))
+
+
+def test_concurrent_processes_compile_once_and_all_load(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ends = [context.Pipe(duplex=False) for _ in range(PROCESSES)]
+    processes = [context.Process(target=_load, args=(theirs,)) for _, theirs in ends]
+    for process in processes:
+        process.start()
+    assert [ours.recv() if ours.poll(60) else None for ours, _ in ends] == [42] * PROCESSES
+    for process in processes:
+        process.join(10)
+    assert compiled(tmp_path) == 1
+
+
+def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
+    first = native.library("double.cpp")
+    native.forget()
+    assert native.library("double.cpp").path == first.path
+    assert compiled(tmp_path) == 1
+
+
+def test_another_source_or_shared_header_is_another_library(tmp_path: Path) -> None:
+    keys = {native.library("double.cpp").key}
+    for name, text in (("double.cpp", "// changed\n"), ("vector.h", "// changed\n")):
+        with (native.SOURCES / name).open("a") as file:
+            file.write(text)
+        native.forget()
+        keys.add(native.library("double.cpp").key)
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b"x"])
+def test_a_damaged_library_is_built_again(tmp_path: Path, damage) -> None:
+    path = native.library("double.cpp").path
+    assert path is not None
+    damaged = path.with_name("damaged")
+    damaged.write_bytes(damage(path.read_bytes()))
+    damaged.replace(path)  # not in place: this process has it mapped
+    native.forget()
+    assert twice_21(native.library("double.cpp")) == 42
+    assert compiled(tmp_path) == 2
+
+
+def test_a_killed_compiler_leaves_nothing_that_is_taken_for_a_library(tmp_path: Path) -> None:
+    """What another process left half-written has another name, and its lock died with it."""
+    cache = tmp_path / "cache" / "kernels"
+    left = cache / ".compiling-left"
+    left.mkdir(parents=True)
+    (left / "double.so").write_bytes(b"half")
+    assert twice_21(native.library("double.cpp")) == 42
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STAR_CACHE", str(tmp_path / "file" / "cache"))
+    library = native.library("double.cpp")
+    assert twice_21(library) == 42
+    assert library.path is not None
+    assert library.path.parent == native.folders()[1]
+    assert library.path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_library_is_loaded_from_a_folder_that_others_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STAR_CACHE", str(tmp_path / "file" / "cache"))
+    shared = native.folders()[1]
+    shared.mkdir()
+    shared.chmod(0o777)
+    problem = native.library("double.cpp").problem
+    assert problem is not None
+    assert "can be written" in problem
+    assert compiled(tmp_path) == 0
+
+
+def kernel() -> Kernel:
+    served = Native("double.cpp", lambda number: twice_21(native.library("double.cpp")), lambda number: True)
+    return Kernel("doubling", lambda number: 2 * number, lambda number: 2 * number, served)
+
+
+def test_a_source_that_does_not_compile_runs_portable_with_one_notice_and_is_not_tried_again(tmp_path: Path) -> None:
+    (native.SOURCES / "double.cpp").write_text("this is no C++\n")
+    with pytest.warns(RuntimeWarning, match=r"double\.cpp does not compile .*portable") as caught:
+        assert [kernel()(21) for _ in range(3)] == [42] * 3
+    assert len(caught) == 1
+    native.forget()
+    assert "does not compile" in choice(kernel()).reason
+    assert compiled(tmp_path) == 1
+    record = next((tmp_path / "cache" / "kernels").glob("*.failed"))
+    os.utime(record, times=(0, time.time() - native.FAILURE_SECONDS - 1))
+    native.forget()
+    assert native.library("double.cpp").problem is not None
+    assert compiled(tmp_path) == 2
+
+
+def test_no_compiler_means_portable_and_a_forced_native_version_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.warns(RuntimeWarning, match="no C.. compiler: no-such-compiler not found"):
+        assert kernel()(21) == 42
+    assert choice(kernel()).implementation is Implementation.PORTABLE
+    monkeypatch.setenv("STAR_KERNELS", "native")
+    with pytest.raises(StarError, match="forced, but cannot be used: there is no C"):
+        kernel()(21)
+
+
+def _compute_without_compiler(pipe: Connection) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pipe.send((kernel()(21), len(caught)))
+
+
+def test_workers_give_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=_compute_without_compiler, args=(theirs,))
+    worker.start()
+    assert ours.poll(60)
+    assert ours.recv() == (42, 0)
+    worker.join(10)
+
+
+def test_a_machine_without_compiler_trains_portable_with_one_line_on_stderr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole process with nothing on its path, through the operators' own functions."""
+    program = (
+        "import torch\n"
+        "from star import LanguageModel\n"
+        "model = LanguageModel.from_genome('51111 11111', width=32, vocab_size=9)\n"
+        "for _ in range(2):\n"
+        "    model(torch.zeros(1, 80, dtype=torch.long)).sum().backward()\n"
+    )
+    monkeypatch.delenv("CXX")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("native kernels cannot be used") == 1
+    assert "g++, c++, clang++ not found" in done.stderr

@@ -8,12 +8,13 @@ DEMO := runs/demo
 # One thread for each process: tests and candidates run beside each other.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-slow lint format docs clean
+.PHONY: help install demo test test-slow bench lint format docs clean
 
 help:
 	@echo "make install    create .venv with everything at the pinned versions"
 	@echo "make demo       evolve small architectures on real text and compare them with the baselines"
 	@echo "make test       tests (make test-slow: the long ones)"
+	@echo "make bench      time operators beside their peers; tables go to benchmarks/results"
 	@echo "make lint       ruff and mypy (make format: mend what ruff can)"
 	@echo "make docs       write docs/operators.md from the tables in the code"
 	@echo "make clean      remove .venv and caches; runs and checkpoints stay"
@@ -38,6 +39,10 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
+
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "mambapy>=1.2"
+	$(BIN)/python benchmarks/operators.py
 
 lint: install
 	$(BIN)/ruff check .

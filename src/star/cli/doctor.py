@@ -12,7 +12,8 @@ from star.cli.console import print_json, print_table, say
 def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False) -> None:
     """Show versions, devices, compiler, cache and the implementation that each operator uses, with the reason.
 
-    Compiles the native kernels where that has not been done.
+    Compiles the native kernels where that has not been done. The environment variable STAR_KERNELS forces
+    one implementation (reference, portable or native), CXX names another compiler.
     """
     facts = machine_facts()
     if as_json:

@@ -1,0 +1,305 @@
+"""What operators take, forward and backward, beside their peers and what the machine can do.
+
+``python benchmarks/operators.py [--only scan] [--rounds N] [--out FOLDER]`` writes ``operators.csv`` and
+``operators.md``. All variants of an operator take turns on the same inputs, in one process with one thread, so a busy
+machine slows all of them; ratios are formed round by round. Peers come with the extra ``bench``; one that is not
+installed is left out and named on stderr. An operator is a row of ``OPERATORS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import multiprocessing
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from star.liv import kernels
+from star.liv.kernels import forced
+from star.liv.kernels.attention import causal_attention
+from star.liv.kernels.selective_scan import selective_scan
+from star.liv.sizes import head_size
+
+SIZES = ((64, 256, 16), (256, 1024, 4), (768, 4096, 1))  # width, length, batch: 12,288 to 3,145,728 numbers a tensor
+ROUNDS = 7
+FEWEST_ROUNDS = 5
+QUERIES_PER_KEY = 4
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute an operator; `needs`: the module of a peer."""
+
+    name: str
+    function: Function
+    needs: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`inputs(width, length, batch)` gives what all variants take; the first installed one is what they are compared
+    with."""
+
+    name: str
+    inputs: Callable[[int, int, int], Sequence[Tensor]]
+    variants: tuple[Variant, ...]
+
+    def weights(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The gradient of the output, which has the shape of the first input."""
+        return torch.randn(inputs[0].shape)
+
+
+def ours(implementation: str, function: Function) -> Variant:
+    def run(*inputs: Tensor) -> Tensor:
+        with forced(implementation):
+            return function(*inputs)
+
+    return Variant(implementation, run)
+
+
+def scan_inputs(width: int, length: int, batch: int, states: int) -> Sequence[Tensor]:
+    """x, Δ, A, B and C as in a fresh model."""
+    delta = torch.rand(batch, length, width) * 0.1
+    decay = -torch.arange(1, states + 1).float().expand(width, states)
+    return torch.randn(batch, length, width), delta, decay, *torch.randn(2, batch, length, states).unbind()
+
+
+def our_scan(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return selective_scan(x, delta, decay, b, c, x.new_zeros(x.shape[0], decay.shape[1], x.shape[2]))[0]
+
+
+def mambapy_scan(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The same equation with the peer's parallel scan, which takes decays and inputs written out [B, ℓ, D, N]."""
+    from mambapy.pscan import pscan
+
+    h = pscan(torch.exp(delta.unsqueeze(-1) * decay), (delta * x).unsqueeze(-1) * b.unsqueeze(2))
+    return (h @ c.unsqueeze(-1)).squeeze(-1)
+
+
+def attention_inputs(width: int, length: int, batch: int) -> Sequence[Tensor]:
+    """q, k and v of a grouped-query attention, [B, heads, ℓ, head size] as views of [B, ℓ, width]."""
+    size = head_size(width, QUERIES_PER_KEY)
+    heads = width // size
+    counts = (heads, heads // QUERIES_PER_KEY, heads // QUERIES_PER_KEY)
+    return tuple(torch.randn(batch, length, count, size).transpose(1, 2) for count in counts)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    k, v = (tensor.repeat_interleave(QUERIES_PER_KEY, dim=1) for tensor in (k, v))
+    future = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).triu(1)
+    return (q @ k.transpose(-1, -2) / sqrt(q.shape[-1])).masked_fill(future, float("-inf")).softmax(-1) @ v
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def _scan(states: int) -> Operator:
+    variants = (
+        Variant("mambapy", mambapy_scan, needs="mambapy"),
+        ours("portable", our_scan),
+        ours("native", our_scan),
+    )
+    return Operator(f"selective scan, N={states}", partial(scan_inputs, states=states), variants)
+
+
+OPERATORS = (
+    _scan(16),
+    _scan(2),
+    Operator(
+        "softmax attention",
+        attention_inputs,
+        (
+            Variant("SDPA, enable_gqa", sdpa),
+            Variant("explicit", explicit_attention),
+            ours("native", causal_attention),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Milliseconds and ratios (how many times faster than the first variant): median, lowest, highest of all rounds.
+
+    `extra`: as `extra_memory` has it; None where it cannot be known.
+    """
+
+    operator: str
+    size: tuple[int, int, int]
+    variant: str
+    milliseconds: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+    extra: float | None
+
+
+def once(function: Function, inputs: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+    """Forward and backward; everything that comes out."""
+    output = function(*inputs)
+    return output, *torch.autograd.grad(output, inputs, weights)
+
+
+def timed(function: Function, inputs: Sequence[Tensor], weights: Tensor) -> float:
+    start = perf_counter()
+    once(function, inputs, weights)
+    return 1000 * (perf_counter() - start)
+
+
+def extra_memory(operator: str, variant: str, size: tuple[int, int, int]) -> float | None:
+    """MB held at the worst moment beside inputs and results, by the kernel's record of this process's highest resident
+    memory (Linux). Call it in a fresh process: memory that was used before would hide some."""
+    torch.set_num_threads(1)
+    row = next(row for row in OPERATORS if row.name == operator)
+    function = next(one.function for one in row.variants if one.name == variant)
+    for one_size in ((*SIZES[0][:2], 1), size):  # the first loads code
+        inputs = [tensor.requires_grad_() for tensor in row.inputs(*one_size)]
+        weights = row.weights(inputs)
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            before = _status("VmRSS")
+            results = once(function, inputs, weights)
+            used = _status("VmHWM") - before
+        except OSError:
+            return None
+    return max(0.0, (used - sum(tensor.numel() * tensor.element_size() for tensor in results)) / 1e6)
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"no {name}")
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return median(values), min(values), max(values)
+
+
+def measure(operator: Operator, size: tuple[int, int, int], rounds: int) -> list[Result]:
+    torch.manual_seed(0)
+    variants = [variant for variant in operator.variants if variant.installed]
+    inputs = [tensor.requires_grad_() for tensor in operator.inputs(*size)]
+    weights = operator.weights(inputs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+        extra = [fresh.submit(extra_memory, operator.name, variant.name, size).result() for variant in variants]
+    for variant in variants:
+        once(variant.function, inputs, weights)
+    times = [[timed(variant.function, inputs, weights) for variant in variants] for _ in range(rounds)]
+    return [
+        Result(
+            operator.name,
+            size,
+            variant.name,
+            spread([row[place] for row in times]),
+            spread([row[0] / row[place] for row in times]),
+            extra[place],
+        )
+        for place, variant in enumerate(variants)
+    ]
+
+
+def ceilings() -> str:
+    """The fastest of several products of matrices and copies of memory."""
+    a, b, n = torch.randn(1024, 1024), torch.randn(1024, 1024), 10
+    c, source = torch.empty_like(a), torch.randn(1 << 25)
+    target = torch.empty_like(source)
+
+    def fastest(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(n):
+            start = perf_counter()
+            work()
+            seconds.append(perf_counter() - start)
+        return min(seconds)
+
+    matmul = 2 * 1024**3 / fastest(lambda: torch.mm(a, b, out=c)) / 1e9
+    copy = 2 * source.numel() * 4 / fastest(lambda: target.copy_(source)) / 1e9
+    return f"Ceilings: matrix product {matmul:.0f} GFLOP/s, copy {copy:.1f} GB/s (read and written)."
+
+
+def machine() -> str:
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"One thread, {vectors}, torch {torch.__version__}, float32, forward and backward; {kernels.fingerprint()}."
+
+
+def markdown(results: Sequence[Result], rounds: int, notes: Sequence[str]) -> str:
+    lines = ["# Operators", "", *notes, ""]
+    lines.append(
+        f"Median, lowest and highest of {rounds} rounds; the ratio says how many times faster than the first."
+        " Extra memory is what is held beside inputs and results."
+    )
+    for operator in dict.fromkeys(result.operator for result in results):
+        lines += ["", f"## {operator}", "", "| width, length, batch | variant | ms | ratio | extra MB |"]
+        lines.append("|---|---|---:|---:|---:|")
+        for one in results:
+            if one.operator == operator:
+                extra = "–" if one.extra is None else f"{one.extra:.0f}"
+                cells = (str(one.size)[1:-1], one.variant, _cell(one.milliseconds), _cell(one.ratio), extra)
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: tuple[float, float, float]) -> str:
+    middle, low, high = (f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in values)
+    return f"{middle} ({low} – {high})"
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = ["operator", "width", "length", "batch", "variant"]
+        figures = [f"{name}{end}" for name in ("ms", "ratio") for end in ("", "_lowest", "_highest")]
+        writer.writerow([*names, *figures, "extra_mb"])
+        for one in results:
+            numbers = [f"{value:.4g}" for value in (*one.milliseconds, *one.ratio)]
+            extra = "" if one.extra is None else f"{one.extra:.1f}"
+            writer.writerow([one.operator, *one.size, one.variant, *numbers, extra])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Operators beside their peers, forward and backward, on the CPU.")
+    parser.add_argument("--only", default="", help="operators whose name has this text")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least {FEWEST_ROUNDS}")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
+    options = parser.parse_args()
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"{options.rounds} rounds say too little; take at least {FEWEST_ROUNDS}")
+    torch.set_num_threads(1)
+    notes = [machine(), ceilings()]
+    print("\n".join(notes), flush=True)
+    operators = [operator for operator in OPERATORS if options.only in operator.name]
+    for variant in {variant for operator in operators for variant in operator.variants if not variant.installed}:
+        print(f"{variant.name} is not installed (extra `bench`), so it is left out", file=sys.stderr)
+    results = []
+    for operator in operators:
+        for size in SIZES:
+            for one in measure(operator, size, options.rounds):
+                results.append(one)
+                print(f"{one.operator} {one.size} {one.variant}: {_cell(one.milliseconds)} ms", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_csv(options.out / "operators.csv", results)
+    (options.out / "operators.md").write_text(markdown(results, options.rounds, notes), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -415,3 +415,18 @@ def test_real_training_end_to_end(text: Path, tmp_path: Path) -> None:
     assert all(c.status is Status.DONE for c in one.candidates)
     assert all(1 < (c.perplexity or 0) < 400 and len(c.curve) == 4 for c in one.candidates)
     assert (tmp_path / "1" / "workers.log").read_text() == ""
+
+
+def test_other_kernels_than_a_run_began_with_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from star.liv import kernels
+    from star.synthesis.events import KernelsChanged, nobody
+    from star.synthesis.session import open_session
+
+    told: list[object] = []
+    names = iter(["one", "one", "other"])
+    monkeypatch.setattr(kernels, "fingerprint", lambda: next(names))
+    recipe = Recipe.load("demo")
+    for listener in (nobody, told.append, told.append):
+        with open_session(tmp_path / "run", recipe, listener=listener, workers=1, timeout=None) as session:
+            session._settle_kernels()
+    assert told == [KernelsChanged("one", "other")]

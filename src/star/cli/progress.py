@@ -23,6 +23,7 @@ from star.synthesis.events import (
     GenerationFinished,
     GenerationStarted,
     HalvingOff,
+    KernelsChanged,
     Listener,
     RungsCompared,
     SearchFinished,
@@ -221,6 +222,11 @@ def _remark(event: Event) -> str | None:
             return f"continuing after {finished} candidates, {training}" if finished else f"candidates train {training}"
         case CorpusReady(description=text, train_tokens=train, validation_tokens=held_out):
             return f"text: {text}; {train:,} tokens to train on, {held_out:,} held out"
+        case KernelsChanged(before=before, now=now):
+            return (
+                f"notice: the run began with other kernels ({before}) than there are here ({now}); results may differ "
+                "in the last digits"
+            )
         case TextRepeated(times=times):
             return f"warning: each candidate reads the text {times:,.0f} times over; give more text or fewer tokens"
         case GenerationStarted(generation=generation, candidates=candidates) if generation:

@@ -52,6 +52,15 @@ class CorpusReady:
 
 
 @dataclass(frozen=True)
+class KernelsChanged:
+    """The run began with other implementations of its operators, or on another kind of CPU: results that follow are
+    rounded differently. Both as `star.liv.kernels.fingerprint` names them."""
+
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
 class TextRepeated:
     """A warning: the budget of each candidate is so many ``times`` the training text."""
 
@@ -161,6 +170,7 @@ Event = (
     | SearchStarted
     | CorpusProgress
     | CorpusReady
+    | KernelsChanged
     | TextRepeated
     | GenerationStarted
     | CandidateStarted

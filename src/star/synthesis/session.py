@@ -24,6 +24,7 @@ from star.synthesis.events import (
     CandidateStep,
     CorpusProgress,
     CorpusReady,
+    KernelsChanged,
     Listener,
     TextRepeated,
 )
@@ -229,8 +230,20 @@ class Session:
             function=self._trial,
         )
 
+    def _settle_kernels(self) -> None:
+        """Compile what can be compiled before workers start, and note what the run computes with."""
+        from star.liv.kernels import fingerprint
+
+        now, before = fingerprint(), self.store.fact("kernels")
+        if before is None:
+            self.store.put_facts(kernels=now)
+        elif before != now:
+            self.listener(KernelsChanged(before, now))
+
     def _ready_executor(self) -> Executor:
         if self._executor is None:
+            if self._trial == TRAIN_CANDIDATE:  # other trials may have nothing to do with torch
+                self._settle_kernels()
             self._executor = LocalExecutor(
                 self.workers, devices=devices(), timeout=self._timeout, log=self.run / WORKER_LOG
             )

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from star.backbone.decode import Decoder
+from star.backbone.norm import RMSNorm
 from star.backbone.routing import ROUTERS, LiquidRouter
 from star.backbone.state import Slots, State
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, require_valid, stages, wiring
 from star.liv import LIV, Call, Sharing
 
-NORM_EPSILON = 1e-5
 MAX_WIDTH = 1 << 20
 MAX_LENGTH = 1 << 30
 
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
     def _norm(self, livs: list[LIV]) -> nn.Module:
         reads = any(operator.reads_input for liv in livs for operator in liv.operators[:1])
-        return nn.RMSNorm(self.width, eps=NORM_EPSILON) if reads else nn.Identity()
+        return RMSNorm(self.width) if reads else nn.Identity()
 
     def init_state(self, batch_size: int, max_length: int, dtype: torch.dtype | None = None) -> State:
         """An empty decoding state; dtype defaults to the weights', recurrent states are float32 or better."""
@@ -119,17 +119,28 @@ class Backbone(nn.Module):
             call = Call(0, None if mask is None or bool(mask.all()) else mask)
         real = None if call.valid is None else call.valid[:, call.position :, None]
         outputs: dict[int, Tensor] = {}
+        update: Tensor | None = None  # of the stage before, still to be added to x
         for number, stage in enumerate(self.stages):
-            u = x if stage.source is None else x + outputs[stage.source]
-            inputs = self.norms[number](u)
+            if stage.source is not None:
+                x = x + outputs[stage.source]
+            x, inputs = self._normed(number, x, update)
             if real is not None:
                 inputs = inputs * real  # without biases, padding then leaves every state empty
-            x = u + self.combined(number, inputs, call, state)
+            update = self.combined(number, inputs, call, state)
             if number in self.sources:
+                x, update = x + update, None
                 outputs[number] = x
         if state is not None:
             state.position += length
-        return x
+        return x if update is None else x + update
+
+    def _normed(self, number: int, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + update, and what the LIVs of a stage read of it."""
+        norm = self.norms[number]
+        if isinstance(norm, RMSNorm):
+            return norm.after(x, update)
+        total = x if update is None else x + update
+        return total, total
 
     def combined(self, number: int, inputs: Tensor, call: Call, state: State | None) -> Tensor:
         """What the LIVs of a stage, given by number, add to the stream: [B, ℓ, d]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from star.genome import ChannelMixing, FeatureGroup, LivClass, Parametrization, StateSpace, TokenMixing
 from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels.convolution import short_convolution
-from star.liv.maps import Factored, activate, channel_map, undecayed
+from star.liv.kernels.projections import joined, projections
+from star.liv.maps import Dense, Factored, activate, channel_map, undecayed
 from star.liv.shift import NEAREST, Shift, resampled, spread
 from star.liv.sizes import SHORT_TAPS, group_channels, head_size, inner_width, step_rank
 from star.liv.state import OperatorState, Slot, slide
@@ -63,9 +64,14 @@ class ProjectedGroup(nn.Module):
             return [Slot("tail", (SHORT_TAPS - 1, self.outputs))]
         return [Slot("tail", (min(self.shift.window, max_length), self.outputs))] if self.shift is not None else []
 
-    def forward(self, x: Tensor, state: OperatorState | None, name: str, position: int) -> Tensor:
+    def forward(
+        self, x: Tensor, state: OperatorState | None, name: str, position: int, projected: Tensor | None = None
+    ) -> Tensor:
+        """`projected`: what `project` gives, where it has been computed already."""
         shift = None if self.shift is None else self.shift(x)
-        if self.project is not None:
+        if projected is not None:
+            x = projected
+        elif self.project is not None:
             x = self.project(x)
         if self.taps is not None:
             x = short_convolution(x, self.taps, None if state is None else slide(state, name, position, x))
@@ -143,17 +149,30 @@ class Featurizer(nn.Module):
         """Own groups (`only` these, where given) but those of a fixed state space, which the mixer asks for itself, for
         it knows lengths. `taken`: groups from another LIV; position: of the first token."""
         features: dict[str, Tensor] = {}
-        for name, group in self.groups.items():
-            if only is not None and name not in only:
-                continue
-            if isinstance(group, ProjectedGroup):
-                source = x
-                if name in self.reads_v:
-                    source = taken["v"] if "v" in taken else features["v"]
-                features[name] = group(source, state, f"{name}.tail", position)
-            elif isinstance(group, Constant):
-                features[name] = group(x)
+        for readers in (self.groups.keys() - self.reads_v, self.reads_v):  # v itself is computed before its readers
+            names = [name for name in self.groups if name in readers and (only is None or name in only)]
+            source = (taken["v"] if "v" in taken else features["v"]) if names and readers is self.reads_v else x
+            projected = self._projected(source, names)
+            for name in names:
+                group = self.groups[name]
+                if isinstance(group, ProjectedGroup):
+                    features[name] = group(source, state, f"{name}.tail", position, projected.get(name))
+                elif isinstance(group, Constant):
+                    features[name] = group(source)
         return features
+
+    def _projected(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The dense maps of x that several of these groups begin with, where computing them together pays."""
+        maps = {
+            name: project
+            for name in names
+            if isinstance(group := self.groups[name], ProjectedGroup)
+            and isinstance(project := group.project, (Dense, Factored))
+        }
+        if len(maps) < 2 or not joined(x):
+            return {}
+        first = projections(x, [project.first for project in maps.values()])
+        return {name: maps[name].rest(y) for name, y in zip(maps, first, strict=True)}
 
     def kernel(self, length: int) -> Tensor:
         """The kernel K of a Toeplitz operator for up to `length` lags: [channels, lags]."""

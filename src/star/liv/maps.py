@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import gcd, isqrt, sqrt
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,15 @@ class Dense(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=1 / sqrt(3 * self.weight.shape[1]))
+
+    @property
+    def first(self) -> Tensor:
+        """The weights of x itself: [out, in]."""
+        return self.weight
+
+    def rest(self, y: Tensor) -> Tensor:
+        """What remains to be done after the product with `first`: nothing."""
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight)
@@ -141,5 +151,14 @@ class Factored(nn.Module):
         bound = self.reduce.weight.shape[0] ** -0.5
         nn.init.uniform_(self.expand.weight, -bound, bound)
 
+    @property
+    def first(self) -> Tensor:
+        """The weights of x itself: [r, in]."""
+        return self.reduce.weight
+
+    def rest(self, y: Tensor) -> Tensor:
+        """What remains to be done after the product with `first`."""
+        return cast(Tensor, self.expand(y))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.expand(self.reduce(x))
+        return self.rest(self.reduce(x))

@@ -7,8 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from star.genome import LivClass
+from star.genome import LivClass, Nonlinearity
 from star.liv.featurizer import Featurizer
+from star.liv.kernels.gated_unit import gated_unit
 from star.liv.maps import activate
 from star.liv.sizes import hidden_size
 from star.liv.state import Call, OperatorState, Slot
@@ -74,7 +75,10 @@ class DiagonalMixer(nn.Module):
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
-        return activate(features["gate"], self.nonlinearity) * features["up"]
+        gate, up = features["gate"], features["up"]
+        return (
+            gated_unit(gate, up) if self.nonlinearity is Nonlinearity.SWISH else activate(gate, self.nonlinearity) * up
+        )
 
     def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
         """There is no state."""

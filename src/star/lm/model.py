@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from star.backbone import Backbone, State
-from star.backbone.backbone import NORM_EPSILON
+from star.backbone.norm import RMSNorm
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, Routing
 from star.lm.config import LanguageModelConfig
@@ -32,7 +32,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.backbone = Backbone(config.genome, config.pool, width=config.width, length=config.length)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
+        self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         # A token starts with norm 1: the residual stream starts on the scale of what the LIVs add to it.
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)

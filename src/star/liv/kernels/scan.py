@@ -1,8 +1,9 @@
 """Linear recurrences in parallel: h_t = a_t ⊙ h_{t-1} + b_t.
 
-Time is dim 0. A scan works in place on chunks of `CHUNK` steps, all chunks at once, then recursively on the chunk ends,
-so the number of tensor operations grows with log ℓ, never with ℓ. Only products of decays are formed (no logarithms, no
-divisions), so strong decays underflow to the right answer, zero.
+Time is dim 0. Where a step is large enough to outweigh the call of an operation, a scan goes step by step. Else it
+works on chunks of `CHUNK` steps, all chunks at once, then recursively on the chunk ends, so the number of tensor operations
+grows with log ℓ, never with ℓ. Only products of decays are formed (no logarithms, no divisions), so strong decays
+underflow to the right answer, zero.
 """
 
 from __future__ import annotations
@@ -13,14 +14,27 @@ import torch
 from torch import Tensor
 
 CHUNK = 16
-SEGMENT_ELEMENTS = 1 << 19  # state elements worked on at a time: keeps the working set of a segment inside the cache
+LARGE_STEP = 1 << 12  # elements; above, the products of decays that chunks need cost more than single steps
+SEGMENT_ELEMENTS = 1 << 18  # state elements worked on at a time: keeps the working set of a segment inside the cache
 
 
 def scan_(decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:
     """In place: `value` becomes h with h_t = decay_t ⊙ h_{t-1} + value_t (t+1 for `reverse`), h = 0 outside.
 
-    `decay` and `value` are contiguous [ℓ, …] of one shape; `decay` becomes the product of all decays since the start.
+    `decay` and `value` are contiguous [ℓ, …] of one shape; `decay` stays as it is.
     """
+    if value[:1].numel() < LARGE_STEP or value.device.type != "cpu":
+        _chunked(decay.clone(), value, reverse=reverse)
+        return
+    factors, values = decay.unbind(0), value.unbind(0)
+    if reverse:
+        factors, values = factors[::-1], values[::-1]
+    for factor, before, now in zip(factors[1:], values[:-1], values[1:], strict=True):
+        now.addcmul_(factor, before)
+
+
+def _chunked(decay: Tensor, value: Tensor, *, reverse: bool) -> None:
+    """`scan_` in chunks; `decay` becomes the product of all decays since the start."""
     length = value.shape[0]
     if length < 2 * CHUNK:
         steps = range(length - 2, -1, -1) if reverse else range(1, length)
@@ -41,7 +55,7 @@ def scan_(decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:
         a[:, j].mul_(a[:, before])
     end = 0 if reverse else CHUNK - 1
     end_decay, end_value = a[:, end].contiguous(), b[:, end].contiguous()
-    scan_(end_decay, end_value, reverse=reverse)
+    _chunked(end_decay, end_value, reverse=reverse)
     if reverse:
         b[:-1].addcmul_(a[:-1], end_value[1:].unsqueeze(1))
         a[:-1].mul_(end_decay[1:].unsqueeze(1))
@@ -51,7 +65,7 @@ def scan_(decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:
     if length > whole:
         edge_decay, edge_value = (a[0, 0], b[0, 0]) if reverse else (a[-1, -1], b[-1, -1])
         tail_decay, tail_value = decay[rest], value[rest]
-        scan_(tail_decay, tail_value, reverse=reverse)
+        _chunked(tail_decay, tail_value, reverse=reverse)
         tail_value.addcmul_(tail_decay, edge_value)
         tail_decay.mul_(edge_decay)
 
@@ -61,7 +75,7 @@ class _LinearScan(torch.autograd.Function):
     def forward(ctx: Any, decay: Tensor, value: Tensor, state: Tensor) -> Tensor:
         h = value.clone(memory_format=torch.contiguous_format)
         h[0].addcmul_(decay[0], state)
-        scan_(decay.clone(memory_format=torch.contiguous_format), h)
+        scan_(decay.contiguous(), h)
         ctx.save_for_backward(decay, state, h)
         return h
 

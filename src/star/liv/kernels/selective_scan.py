@@ -93,7 +93,7 @@ class _Portable(torch.autograd.Function):
             part = slice(start, min(start + step, length))
             a, h = _terms(x[part], delta[part], decay, b[part], keep[part] if keep is not None else None)
             h[0].addcmul_(a[0], starts[index])
-            scan_(a.clone(), h)
+            scan_(a, h)
             g = c[part].unsqueeze(-1) * d_output[part].unsqueeze(-2)  # S B N D
             g[-1].add_(carry)
             shifted = torch.empty_like(a)

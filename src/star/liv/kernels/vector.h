@@ -36,6 +36,27 @@ inline Vector load(const float *address) {
 
 inline void store(float *address, Vector value) { std::memcpy(address, &value, sizeof value); }
 
+// The first `count` numbers of a register: zeros behind them when read, nothing written there.
+inline Vector load(const float *address, int count) {
+    if (count == LANES) return load(address);
+    Vector value = {};
+    std::memcpy(&value, address, count * sizeof(float));
+    return value;
+}
+
+inline void store(float *address, Vector value, int count) {
+    if (count == LANES) return store(address, value);
+    std::memcpy(address, &value, count * sizeof(float));
+}
+
+// work(position, count) for `count` numbers from `start` on, register by register, the last one perhaps in part.
+template <class Work> inline void each_register(int64_t start, int64_t count, Work work) {
+    const int64_t end = start + count;
+    int64_t i = start;
+    for (; i + LANES <= end; i += LANES) work(i, LANES);
+    if (i < end) work(i, int(end - i));
+}
+
 inline Vector all(float value) { return value - Vector{}; }
 
 inline float sum(Vector value) {

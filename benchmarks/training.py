@@ -1,0 +1,322 @@
+"""A training step of this library's backbones beside the same network built from a peer's layers.
+
+Pairs of LIVs, a mixer and the gated unit in turn, are trained for single steps (forward, backward, clipping, AdamW) on
+random tokens in float32 on one thread. ``transformer++`` stands beside Hugging Face's Llama with SDPA; ``rec-1`` beside
+stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba layer (expansion 1, 16 states) and whose
+gated unit is Llama's. All of a comparison take turns in one process, so a busy machine slows all of them, and ratios are
+formed round by round. Peak memory is measured in a fresh process for each. Run
+
+    python benchmarks/training.py [--only NAME] [--widths D ...] [--pairs N] [--batch B] [--length L] [--rounds N]
+
+It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not installed
+is left out and named on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from star import LanguageModel, OptionPool
+from star.genome.variation import interleaved
+from star.liv import kernels
+from star.liv.kernels import forced
+from star.liv.sizes import head_size, hidden_size
+
+FEWEST_ROUNDS = 5
+STATES, ATTENTION, RECURRENCE, GATED_UNIT = 16, 1, 5, 9
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all networks of a comparison have in common."""
+
+    pairs: int
+    width: int
+    vocab: int
+    batch: int
+    length: int
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """`build` gives a module and its mean loss for tokens and targets [B, L]. `implementation`: of our kernels."""
+
+    name: str
+    build: Callable[[Shape], tuple[nn.Module, Loss]]
+    needs: tuple[str, ...] = ()
+    implementation: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        return all(importlib.util.find_spec(module) for module in self.needs)
+
+
+class Pairs(nn.Module):
+    """Pre-norm residual pairs of a mixer and a gated unit, between tied embeddings."""
+
+    def __init__(self, shape: Shape, mixer: Callable[[], nn.Module], unit: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(shape.vocab, shape.width)
+        nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
+        self.layers = nn.ModuleList(layer() for _ in range(shape.pairs) for layer in (mixer, unit))
+        self.norms = nn.ModuleList(nn.RMSNorm(shape.width) for _ in self.layers)
+        self.norm = nn.RMSNorm(shape.width)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x))
+        logits = functional.linear(self.norm(x), self.embedding.weight)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def ours(mixer: int) -> Callable[[Shape], tuple[nn.Module, Loss]]:
+    """The mixer of this id and the gated unit in turn."""
+
+    def build(shape: Shape) -> tuple[nn.Module, Loss]:
+        pool = OptionPool.paper()
+        genome = interleaved(mixer, GATED_UNIT, 2 * shape.pairs)
+        model = LanguageModel.from_genome(
+            genome, pool=pool, width=shape.width, vocab_size=shape.vocab, length=shape.length, seed=0
+        )
+        return model, model.loss
+
+    return build
+
+
+def llama_config(shape: Shape) -> Any:
+    from transformers import LlamaConfig
+
+    heads = shape.width // head_size(shape.width)
+    return LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.width,
+        intermediate_size=hidden_size(OptionPool.paper()[GATED_UNIT], shape.width),
+        num_hidden_layers=shape.pairs,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+
+
+def llama(shape: Shape) -> tuple[nn.Module, Loss]:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM(llama_config(shape))
+
+    def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+        # `shift_labels` are targets that stand at their tokens already.
+        return cast(Tensor, model(input_ids=tokens, labels=targets, shift_labels=targets).loss)
+
+    return model, loss
+
+
+def _llama_unit(shape: Shape) -> nn.Module:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    return cast(nn.Module, LlamaMLP(llama_config(shape)))
+
+
+def mambapy(shape: Shape) -> tuple[nn.Module, Loss]:
+    from mambapy.mamba import MambaBlock, MambaConfig
+
+    config = MambaConfig(d_model=shape.width, n_layers=shape.pairs, d_state=STATES, expand_factor=1)
+    model = Pairs(shape, lambda: MambaBlock(config), lambda: _llama_unit(shape))
+    return model, model.loss
+
+
+def hf_mamba(shape: Shape) -> tuple[nn.Module, Loss]:
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    config = MambaConfig(hidden_size=shape.width, state_size=STATES, expand=1, num_hidden_layers=shape.pairs)
+    model = Pairs(shape, lambda: MambaMixer(config, layer_idx=0), lambda: _llama_unit(shape))
+    return model, model.loss
+
+
+def _own(mixer: int) -> tuple[Network, ...]:
+    return tuple(
+        Network(f"ours, {implementation}", ours(mixer), implementation=implementation)
+        for implementation in ("portable", "native")
+    )
+
+
+#: By name of a comparison: peers, then ours.
+COMPARISONS: dict[str, tuple[Network, ...]] = {
+    "transformer++": (Network("HF Llama, SDPA", llama, ("transformers",)), *_own(ATTENTION)),
+    "rec-1": (
+        Network("mambapy", mambapy, ("mambapy", "transformers")),
+        Network("HF Mamba", hf_mamba, ("transformers",)),
+        *_own(RECURRENCE),
+    ),
+}
+
+
+class Trainer:
+    """One network and its optimiser; the same for all."""
+
+    def __init__(self, network: Network, shape: Shape) -> None:
+        torch.manual_seed(0)
+        self.network = network
+        self.model, self.loss = network.build(shape)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True)
+        self.tokens, self.targets = torch.randint(0, shape.vocab, (2, shape.batch, shape.length)).unbind()
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        start = perf_counter()
+        if self.network.implementation is None:
+            self._step()
+        else:
+            with forced(self.network.implementation):
+                self._step()
+        return perf_counter() - start
+
+    def _step(self) -> None:
+        self.loss(self.tokens, self.targets).backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Milliseconds a step: median, lowest and highest of all rounds; how many times faster than each peer ours is, in
+    the median of rounds; parameters; peak memory in MB of two steps beyond a process that has loaded its code."""
+
+    comparison: str
+    width: int
+    network: str
+    parameters: int
+    tokens_per_second: float
+    ms: float
+    ms_lowest: float
+    ms_highest: float
+    faster_than: str
+    peak_mb: float
+
+
+def peak_memory(comparison: str, name: str, shape: Shape) -> float:
+    """MB that two steps add to the highest resident memory; call it in a fresh process."""
+    torch.set_num_threads(1)
+    network = next(one for one in COMPARISONS[comparison] if one.name == name)
+    Trainer(network, Shape(1, 64, shape.vocab, 1, 16)).step()  # loads code
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trainer = Trainer(network, shape)
+    for _ in range(2):
+        trainer.step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def compare(name: str, shape: Shape, rounds: int) -> list[Row]:
+    networks = [network for network in COMPARISONS[name] if network.installed]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+        peaks = [fresh.submit(peak_memory, name, network.name, shape).result() for network in networks]
+    trainers = [Trainer(network, shape) for network in networks]
+    for trainer in trainers:
+        trainer.step()
+    times = [[trainer.step() for trainer in trainers] for _ in range(rounds)]
+    rows = []
+    for place, (network, trainer) in enumerate(zip(networks, trainers, strict=True)):
+        own = [1e3 * row[place] for row in times]
+        faster = []
+        if network.implementation is not None:
+            for other, peer in enumerate(networks):
+                if peer.implementation is None:
+                    ratios = sorted(row[other] / row[place] for row in times)
+                    faster.append(f"{peer.name} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        rows.append(
+            Row(
+                name,
+                shape.width,
+                network.name,
+                sum(parameter.numel() for parameter in trainer.parameters),
+                round(shape.batch * shape.length / median(own) * 1e3),
+                round(median(own), 2),
+                round(min(own), 2),
+                round(max(own), 2),
+                "; ".join(faster),
+                round(peaks[place], 1),
+            )
+        )
+    return rows
+
+
+def markdown(rows: Sequence[Row], shape: Shape, rounds: int) -> str:
+    lines = [
+        "# Training steps",
+        "",
+        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, one thread, float32, "
+        f"torch {torch.__version__}; {kernels.fingerprint()}. Medians of {rounds} rounds, lowest and highest in brackets.",
+        "",
+        "| comparison | width | network | parameters | ms a step | tokens/s | times faster than | peak MB |",
+        "|---|---:|---|---:|---:|---:|---|---:|",
+    ]
+    lines += [
+        f"| {row.comparison} | {row.width} | {row.network} | {row.parameters:,} | {row.ms:.0f} ({row.ms_lowest:.0f} – "
+        f"{row.ms_highest:.0f}) | {row.tokens_per_second:,.0f} | {row.faster_than or '–'} | {row.peak_mb:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=list(COMPARISONS), help="one comparison")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--vocab", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7, help=f"at least {FEWEST_ROUNDS}")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"{options.rounds} rounds say too little; take at least {FEWEST_ROUNDS}")
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = [options.only] if options.only else list(COMPARISONS)
+    missing = {network.name for name in chosen for network in COMPARISONS[name] if not network.installed}
+    for name in sorted(missing):
+        print(f"{name} is not installed (extras `hf` and `bench`), so it is left out", file=sys.stderr)
+    rows: list[Row] = []
+    with (options.out / "training.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Row)])
+        for width in options.widths:
+            shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
+            for name in chosen:
+                found = compare(name, shape, options.rounds)
+                rows += found
+                writer.writerows(astuple(row) for row in found)
+                file.flush()
+                print("\n".join(map(str, found)), flush=True)
+    (options.out / "training.md").write_text(markdown(rows, shape, options.rounds), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The product of a gated unit, SwiGLU's (Shazeer 2020), with σ the logistic function:
+
+    y = swish(g) ⊙ u = g σ(g) ⊙ u,    ∂y/∂u = g σ(g),    ∂y/∂g = σ(g) (1 + g (1 - σ(g))) ⊙ u
+
+The native version computes σ(g) again backward instead of keeping swish(g).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
+
+
+def gated_unit(gate: Tensor, up: Tensor) -> Tensor:
+    """swish(gate) ⊙ up for two tensors of one shape."""
+    return GATED_UNIT(gate, up)
+
+
+def _reference(gate: Tensor, up: Tensor) -> Tensor:
+    """The equation in float64."""
+    g = gate.double()
+    return (g * torch.sigmoid(g) * up.double()).to(gate.dtype)
+
+
+def _portable(gate: Tensor, up: Tensor) -> Tensor:
+    return functional.silu(gate) * up
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("count", "threads"))
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (("size", _Sizes), *((name, ctypes.c_void_p) for name in ("gate", "up", "y")))
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (("size", _Sizes), *((name, ctypes.c_void_p) for name in ("gate", "up", "d_y", "d_gate", "d_up")))
+
+
+SOURCE = "gated_unit.cpp"
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        native.library(SOURCE).call("gated_unit_forward", _Forward(_sizes(gate), *map(native.address, (gate, up, y))))
+        ctx.save_for_backward(gate, up)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
+        tensors = (gate, up, d_y.contiguous(), d_gate, d_up)
+        native.library(SOURCE).call("gated_unit_backward", _Backward(_sizes(gate), *map(native.address, tensors)))
+        return d_gate, d_up
+
+
+def _sizes(gate: Tensor) -> _Sizes:
+    return _Sizes(gate.numel(), torch.get_num_threads())
+
+
+def _serves(gate: Tensor, up: Tensor) -> bool:
+    return gate.shape == up.shape and native.readable(gate) and native.readable(up)
+
+
+GATED_UNIT = Kernel("gated unit", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

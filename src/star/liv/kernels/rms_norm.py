@@ -1,0 +1,144 @@
+"""The root mean square norm of a residual stream (Zhang & Sennrich 2019), with the addition before it:
+
+    s = x + u,    y = w ⊙ s / √(mean(s²) + ε)
+
+With r = 1 / √(mean(s²) + ε): ∂L/∂s = r (w ⊙ ∂L/∂y - r² s mean(s ⊙ w ⊙ ∂L/∂y)), beside what reaches s itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
+
+BLOCK_ELEMENTS = 1 << 16  # worked on at a time on a CPU: what several operations in a row find in its cache
+
+
+def add_rms_norm(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x + update (x itself where that is None) and its norm; all [B, ℓ, d], weight: [d]."""
+    return RMS_NORM(x, update, weight, epsilon)
+
+
+def _reference(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The equation in float64."""
+    total = x.double() if update is None else x.double() + update.double()
+    y = weight.double() * total / (total.square().mean(-1, keepdim=True) + epsilon).sqrt()
+    return (x if update is None else total.to(x.dtype)), y.to(x.dtype)
+
+
+class _Portable(torch.autograd.Function):
+    """Block by block of rows [n, d]; keeps 1 / rms of each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        y, width = torch.empty_like(x), x.shape[1]
+        inverse = x.new_empty(x.shape[0], 1)
+        for rows in _blocks(x):
+            part, out = x[rows], y[rows]
+            squares = torch.mul(part, part, out=out).sum(1, keepdim=True)
+            torch.rsqrt(squares.div_(width).add_(epsilon), out=inverse[rows])
+            torch.mul(part, inverse[rows], out=out).mul_(weight)
+        ctx.save_for_backward(x, weight, inverse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, inverse = ctx.saved_tensors
+        d_x, d_weight = torch.empty_like(x), torch.zeros_like(weight)
+        for rows in _blocks(x):
+            part, factor, out = x[rows], inverse[rows], d_x[rows]
+            product = gradient[rows] * part
+            d_weight += torch.mv(product.t(), factor.squeeze(1))
+            mean = torch.mv(product, weight).unsqueeze(1).mul_(factor.square()).div_(x.shape[1])
+            torch.mul(gradient[rows], weight, out=out)
+            out.addcmul_(part, mean, value=-1).mul_(factor)
+        return d_x, d_weight, None
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    step = max(1, BLOCK_ELEMENTS // x.shape[1]) if x.device.type == "cpu" else max(1, x.shape[0])
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+def _portable(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    total = x if update is None else x + update
+    if total.device.type == "cpu" and total.dtype is weight.dtype and total.is_contiguous():
+        return total, _Portable.apply(total.flatten(0, -2), weight, epsilon).view(total.shape)
+    return total, functional.rms_norm(total, weight.shape, weight, epsilon)
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("rows", "width", "threads"))
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, ctypes.c_void_p) for name in ("x", "update", "weight", "total", "y", "inverse")),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "inverse", "d_y", "d_total", "d_x", "d_weight")),
+    )
+
+
+SOURCE = "rms_norm.cpp"
+
+
+class _Native(torch.autograd.Function):
+    """The norm alone where there is no update, since the sum is then an input; else the sum and its norm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> Any:
+        x, weight = x.contiguous(), weight.contiguous()
+        update = None if update is None else update.contiguous()
+        total = x if update is None else torch.empty_like(x)
+        y, inverse = torch.empty_like(x), torch.empty(x.shape[:-1])
+        tensors = (x, update, weight, total, y, inverse)
+        native.library(SOURCE).call("rms_norm_forward", _Forward(_sizes(x), *map(native.address, tensors), epsilon))
+        ctx.save_for_backward(total, weight, inverse)
+        ctx.set_materialize_grads(False)
+        ctx.added = update is not None
+        return (total, y) if ctx.added else y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, weight, inverse = ctx.saved_tensors
+        d_total, d_y = gradients if ctx.added else (None, *gradients)
+        if d_y is None:
+            return d_total, d_total, None, None
+        d_total = None if d_total is None else d_total.contiguous()
+        library, size, d_x = native.library(SOURCE), _sizes(total), torch.empty_like(total)
+        d_weight = torch.zeros(library.number("rms_norm_tasks", size), weight.shape[0])
+        tensors = (total, weight, inverse, d_y.contiguous(), d_total, d_x, d_weight)
+        library.call("rms_norm_backward", _Backward(size, *map(native.address, tensors)))
+        return d_x, d_x if ctx.added else None, d_weight.sum(0), None
+
+
+def _sizes(x: Tensor) -> _Sizes:
+    return _Sizes(x.numel() // x.shape[-1], x.shape[-1], torch.get_num_threads())
+
+
+def _native(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    found = _Native.apply(x, update, weight, epsilon)
+    return (x, found) if update is None else found
+
+
+def _serves(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> bool:
+    return all(tensor is None or native.readable(tensor) for tensor in (x, update, weight))
+
+
+RMS_NORM = Kernel("RMS norm", _reference, _portable, Native(SOURCE, _native, _serves))

@@ -3,13 +3,14 @@
 Pairs of LIVs, a mixer and the gated unit in turn, are trained for single steps (forward, backward, clipping, AdamW) on
 random tokens in float32 on one thread. ``transformer++`` stands beside Hugging Face's Llama with SDPA; ``rec-1`` beside
 stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba layer (expansion 1, 16 states) and whose
-gated unit is Llama's. All of a comparison take turns in one process, so a busy machine slows all of them, and ratios are
-formed round by round. Peak memory is measured in a fresh process for each. Run
+gated unit is Llama's. All of a comparison take turns in one process, so a busy machine slows all of them, and ratios
+are formed round by round. Peak memory is measured in a fresh process for each. Beside them stand the products of
+matrices alone that every one of them has to compute: what no library can do without. Run
 
     python benchmarks/training.py [--only NAME] [--widths D ...] [--pairs N] [--batch B] [--length L] [--rounds N]
 
-It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not installed
-is left out and named on stderr.
+It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not
+installed is left out and named on stderr.
 """
 
 from __future__ import annotations
@@ -155,6 +156,34 @@ def hf_mamba(shape: Shape) -> tuple[nn.Module, Loss]:
     return model, model.loss
 
 
+class Products(nn.Module):
+    """Every product of activations and weights that pairs of a mixer with four square maps and a gated unit need,
+    forward and backward, into memory that is there already."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d, hidden = shape.width, hidden_size(OptionPool.paper()[GATED_UNIT], shape.width)
+        sizes = [(d, d)] * 4 * shape.pairs + [(hidden, d), (hidden, d), (d, hidden)] * shape.pairs + [(shape.vocab, d)]
+        self.weights = nn.ParameterList(nn.Parameter(torch.randn(size)) for size in sizes)
+        tokens = shape.batch * shape.length
+        self.rows = {size: torch.randn(tokens, size) for size in {one for pair in sizes for one in pair}}
+        self.outputs = {size: torch.empty(tokens, size) for size in self.rows}
+
+    @torch.no_grad()
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        for weight in self.weights:
+            out, inputs = weight.shape
+            torch.mm(self.rows[inputs], weight.t(), out=self.outputs[out])
+            torch.mm(self.rows[out], weight, out=self.outputs[inputs])
+            weight.grad = torch.mm(self.rows[out].t(), self.rows[inputs])
+        return torch.zeros(())
+
+
+def products(shape: Shape) -> tuple[nn.Module, Loss]:
+    model = Products(shape)
+    return model, model.loss
+
+
 def _own(mixer: int) -> tuple[Network, ...]:
     return tuple(
         Network(f"ours, {implementation}", ours(mixer), implementation=implementation)
@@ -164,7 +193,11 @@ def _own(mixer: int) -> tuple[Network, ...]:
 
 #: By name of a comparison: peers, then ours.
 COMPARISONS: dict[str, tuple[Network, ...]] = {
-    "transformer++": (Network("HF Llama, SDPA", llama, ("transformers",)), *_own(ATTENTION)),
+    "transformer++": (
+        Network("HF Llama, SDPA", llama, ("transformers",)),
+        *_own(ATTENTION),
+        Network("products alone", products, implementation="portable"),
+    ),
     "rec-1": (
         Network("mambapy", mambapy, ("mambapy", "transformers")),
         Network("HF Mamba", hf_mamba, ("transformers",)),
@@ -195,7 +228,9 @@ class Trainer:
         return perf_counter() - start
 
     def _step(self) -> None:
-        self.loss(self.tokens, self.targets).backward()
+        loss = self.loss(self.tokens, self.targets)
+        if loss.grad_fn is not None:
+            loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -269,8 +304,9 @@ def markdown(rows: Sequence[Row], shape: Shape, rounds: int) -> str:
     lines = [
         "# Training steps",
         "",
-        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, one thread, float32, "
-        f"torch {torch.__version__}; {kernels.fingerprint()}. Medians of {rounds} rounds, lowest and highest in brackets.",
+        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, one thread, "
+        f"float32, torch {torch.__version__}; {kernels.fingerprint()}. Medians of {rounds} rounds, lowest and highest "
+        "in brackets.",
         "",
         "| comparison | width | network | parameters | ms a step | tokens/s | times faster than | peak MB |",
         "|---|---:|---|---:|---:|---:|---|---:|",

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from star.training import Precision, threads
+from star.lm import LanguageModel
+from star.training.compilation import compiled
 from star.training.precision import autocast, own_randomness, seed_generators, uses_bf16
 
 CPU = torch.device("cpu")
@@ -15,7 +17,7 @@ def test_auto_means_bf16_only_on_cpus_that_multiply_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert uses_bf16(Precision.AUTO, CPU) is (amx or avx512)
+    assert uses_bf16(Precision.AUTO, CPU) is amx
     assert uses_bf16(Precision.BF16, CPU)
     assert not uses_bf16(Precision.FP32, CPU)
 
@@ -49,3 +51,24 @@ def test_the_callers_random_numbers_are_not_disturbed() -> None:
         seed_generators(99, CPU)
         torch.rand(5)
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.slow
+def test_compiled_livs_train_alike() -> None:
+    """A compiler rounds differently, no more; and the model is itself again afterwards."""
+    livs, losses = [], []
+    for wanted in (False, True):
+        model = LanguageModel.from_genome("51111 91111 71111 91111", width=32, vocab_size=64, seed=0)
+        tokens = torch.randint(0, 64, (2, 2, 48), generator=torch.Generator().manual_seed(0))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        with compiled(model, wanted):
+            livs.append([liv._compiled_call_impl is not None for liv in model.backbone.livs])
+            for _ in range(3):
+                loss = model.loss(*tokens)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.item())
+        assert all(liv._compiled_call_impl is None for liv in model.backbone.livs)
+    assert livs == [[False] * 4, [True] * 4]
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-4)

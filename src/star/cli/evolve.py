@@ -46,6 +46,7 @@ def run(
     workers: options.Workers = None,
     seed_from: options.SeedFrom = None,
     budget: options.Budget = None,
+    calibrate: options.Calibrate = None,
 ) -> None:
     """Evolve architectures on your text.
 
@@ -76,6 +77,7 @@ def run(
         settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
     if surrogate and base.surrogate is None:
         settings["surrogate.factor"] = SurrogateRecipe().factor
+    settings["search.calibrate"] = calibrate
     if seed_from is not None:
         settings["search.initial"] = options.front_genomes(seed_from)
     limit = None if budget is None else options.seconds(budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,6 +131,8 @@ def _inspect_run(target: Any, as_json: bool) -> None:
             return
         recipe, population = run.recipe, run.last_population
         say(recipe.to_toml())
+        if run.calibration is not None:
+            say(f"calibrated: {run.calibration.setting}")
         say(f"state {run.state.value}, {run.generations} of {recipe.search.generations} generations")
         if not population:
             return
@@ -148,6 +151,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     front = {candidate.name for candidate in run.front}
     return {
         "recipe": run.recipe.model_dump(mode="json"),
+        "calibration": None if run.calibration is None else asdict(run.calibration),
         "state": run.state.value,
         "generations": run.generations,
         "hypervolumes": run.hypervolumes,

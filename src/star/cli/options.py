@@ -57,6 +57,13 @@ GenomeExtend = Annotated[
         help="What a genome may use, with commas: residual, paths, routing, depth; default without --pool: all.",
     ),
 ]
+Calibrate = Annotated[
+    bool | None,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Find the fastest threads, precision and micro-batch here first, in seconds; default: the recipe's.",
+    ),
+]
 Halving = Annotated[
     bool,
     typer.Option(

@@ -10,6 +10,8 @@ from star.cli.console import stderr
 from star.cli.watch import Watch, duration, share, summary
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
+    Calibrated,
+    CalibrationStarted,
     CandidateAtRung,
     CandidateFinished,
     CandidateLeft,
@@ -222,6 +224,10 @@ def _remark(event: Event) -> str | None:
             return f"continuing after {finished} candidates, {training}" if finished else f"candidates train {training}"
         case CorpusReady(description=text, train_tokens=train, validation_tokens=held_out):
             return f"text: {text}; {train:,} tokens to train on, {held_out:,} held out"
+        case CalibrationStarted():
+            return "calibrating: training for some seconds with several settings, to find the fastest here"
+        case Calibrated(calibration=calibration):
+            return f"calibrated: {calibration.setting}"
         case KernelsChanged(before=before, now=now):
             return (
                 f"notice: the run began with other kernels ({before}) than there are here ({now}); results may differ "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from star.synthesis.calibration import Calibration
 from star.synthesis.candidate import Candidate
 from star.synthesis.recipe import Recipe
 
@@ -49,6 +50,18 @@ class CorpusReady:
     description: str
     train_tokens: int
     validation_tokens: int
+
+
+@dataclass(frozen=True)
+class CalibrationStarted:
+    """Some candidates are trained for seconds, to see what is fastest here."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How this run trains from now on, measured or remembered."""
+
+    calibration: Calibration
 
 
 @dataclass(frozen=True)
@@ -170,6 +183,8 @@ Event = (
     | SearchStarted
     | CorpusProgress
     | CorpusReady
+    | CalibrationStarted
+    | Calibrated
     | KernelsChanged
     | TextRepeated
     | GenerationStarted

@@ -63,6 +63,11 @@ class SearchRecipe(CheckedModel):
     crossover_points: int = Field(default=2, ge=1)
     tournament: int = Field(default=2, ge=1, description="contestants for each parent")
     seed: int = Field(default=0, ge=0, lt=1 << 63)
+    calibrate: bool = Field(
+        default=False,
+        description="choose threads, micro-batch, compilation and, where it is auto, precision by training for some "
+        "seconds on this machine before the search; the run keeps them",
+    )
 
     @field_validator("algorithm")
     @classmethod

@@ -8,10 +8,11 @@ from pathlib import Path
 from star.errors import StarError
 from star.evolution import hypervolume, non_dominated_ranks
 from star.genome import BASELINES, BackboneGenome, OptionPool, preset
+from star.synthesis.calibration import Calibration
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.lock import is_locked
 from star.synthesis.recipe import Recipe
-from star.synthesis.store import Store
+from star.synthesis.store import CALIBRATION, Store
 
 REFERENCE_MARGIN = 0.1
 
@@ -53,11 +54,18 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """What is searched for, and how."""
-        text = self._store.fact("recipe")
+        """What is searched for, and how; with what a calibration has settled."""
+        text, calibration = self._store.fact("recipe"), self.calibration
         if text is None:
             raise StarError(f"the run {str(self.path)!r} was killed before it began; start it again with a recipe")
-        return Recipe.model_validate_json(text)
+        recipe = Recipe.model_validate_json(text)
+        return recipe if calibration is None else calibration.setting.applied(recipe)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What was measured before the search, if its recipe asked for that."""
+        text = self._store.fact(CALIBRATION)
+        return None if text is None else Calibration.from_json(text)
 
     @property
     def corpus(self) -> str | None:

@@ -70,6 +70,8 @@ def evolve(
                 own_function(objective)  # a name that is misspelt is told before anything is trained
         if session.recipe.needs_training and session.store.generations() < session.recipe.search.generations:
             start_server()  # it imports torch while this process does, too
+            if trial == TRAIN_CANDIDATE:
+                session.calibrate()
         finished = sum(candidate.status is not Status.PENDING for candidate in session.store.candidates())
         tell(SearchStarted(path, session.recipe, session.workers, finished))
         algorithm = _algorithm(session.recipe)

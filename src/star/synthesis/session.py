@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
+from star.synthesis.calibration import TIMEOUT, Calibration, Calibrator, Setting, key_of, known, remember
 from star.synthesis.candidate import Candidate, Rung, Status
 from star.synthesis.events import (
+    Calibrated,
+    CalibrationStarted,
     CandidateAtRung,
     CandidateFinished,
     CandidateLeft,
@@ -34,7 +37,7 @@ from star.synthesis.lock import LOCK_FILE, exclusive
 from star.synthesis.objectives import Architecture
 from star.synthesis.recipe import Recipe
 from star.synthesis.seeds import derived_seed
-from star.synthesis.store import DATABASE, Store
+from star.synthesis.store import CALIBRATION, DATABASE, Store
 from star.synthesis.trial import TRAIN_CANDIDATE, Outcome, Trial
 
 if TYPE_CHECKING:
@@ -230,6 +233,47 @@ class Session:
             function=self._trial,
         )
 
+    def calibrate(self) -> None:
+        """Settle what trains fastest here, if the recipe asks for it and the run has not done so before."""
+        if not self.recipe.search.calibrate or self.store.fact(CALIBRATION) is not None:
+            return
+        import torch
+
+        from star.liv.kernels import fingerprint
+        from star.training.precision import uses_bf16
+        from star.training.recipe import Precision
+
+        recipe, corpus, found = self.recipe, self.ready_corpus(), devices()
+        training, on_cpu = recipe.training, found == ["cpu"]
+        bf16 = uses_bf16(training.precision, torch.device(found[0]))
+        precision = str(Precision.BF16 if bf16 else Precision.FP32)
+        start = Setting(
+            self.workers, training.threads, precision, training.micro_batch_tokens, compile=training.compile
+        )
+        cores = usable_cores() if on_cpu and self._workers is None else None
+        machine = f"{found}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}"
+        key = key_of(recipe, corpus, replace(start, workers=self._workers or 0), machine)
+        calibration = known(key)
+        if calibration is None:
+            self.listener(CalibrationStarted())
+            open_for = [precision, str(Precision.FP32)] if training.precision is Precision.AUTO else [precision]
+            log = self.run / WORKER_LOG
+            calibrator = Calibrator(
+                recipe, corpus, lambda workers: LocalExecutor(workers, devices=found, timeout=TIMEOUT, log=log)
+            )
+            calibration = calibrator.best(start, cores, open_for)
+            remember(key, calibration)
+        self.store.put_facts(**{CALIBRATION: calibration.to_json()})
+        self.use(calibration)
+        self.listener(Calibrated(calibration))
+
+    def use(self, calibration: Calibration) -> None:
+        """Compute as a calibration says; with as many workers, where the caller has not said how many."""
+        self.recipe = calibration.setting.applied(self.recipe)
+        if self._workers is None:
+            self._workers = calibration.setting.workers
+            self.__dict__.pop("workers", None)
+
     def _settle_kernels(self) -> None:
         """Compile what can be compiled before workers start, and note what the run computes with."""
         from star.liv.kernels import fingerprint
@@ -300,7 +344,7 @@ def open_session(
             raise StarError(f"the run directory {str(run)!r} cannot be used: {error.strerror or error}") from None
         store = resources.enter_context(Store.create(run))
         agreed = _agreed_recipe(store, recipe, run)
-        yield Session(
+        session = Session(
             run,
             store,
             agreed,
@@ -310,6 +354,9 @@ def open_session(
             timeout=timeout,
             trial=trial,
         )
+        if (calibration := store.fact(CALIBRATION)) is not None:
+            session.use(Calibration.from_json(calibration))
+        yield session
 
 
 def devices() -> list[str]:
@@ -339,6 +386,9 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
         store.put_facts(recipe=recipe.model_dump_json())
         return recipe
     stored = Recipe.model_validate_json(text)
+    if (calibration := store.fact(CALIBRATION)) is not None:  # recipes differ only where it leaves them to
+        setting = Calibration.from_json(calibration).setting
+        stored, recipe = setting.applied(stored), None if recipe is None else setting.applied(recipe)
     if recipe is None or recipe == stored:
         return stored
     if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):

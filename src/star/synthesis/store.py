@@ -17,6 +17,7 @@ from typing import Any
 from star.errors import StarError
 from star.synthesis.candidate import Candidate, Rung, Status
 
+CALIBRATION = "calibration"  # the fact that holds one, see star.synthesis.calibration
 DATABASE = "run.db"
 FORMAT = 1
 

@@ -15,6 +15,7 @@ from star.data.corpus import TokenizedCorpus
 from star.data.windows import batches
 from star.errors import StarError
 from star.training.checkpoint import CheckpointPolicy, TrainingState, load_checkpoint, save_checkpoint
+from star.training.compilation import compiled
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
 from star.training.precision import autocast, own_randomness, seed_generators, threads
@@ -73,7 +74,7 @@ def train(
     was_training = model.training
     model.to(device).train()
     try:
-        with threads(recipe.threads), own_randomness(device):
+        with threads(recipe.threads), own_randomness(device), compiled(model, recipe.compile):
             return _Training(model, corpus, recipe, seed, device, checkpoint).run(on_step)
     finally:
         model.train(was_training)

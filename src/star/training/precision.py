@@ -21,8 +21,8 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def uses_bf16(precision: Precision, device: torch.device) -> bool:
     """Whether `precision` means bf16 on `device`.
 
-    `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 matrix instructions (AMX or AVX512-BF16);
-    other CPUs emulate it, slower than fp32.
+    `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 tiles (AMX). Other CPUs emulate it, or, with
+    AVX512-BF16 alone, multiply it no faster than the native kernels and products of fp32 are together.
     """
     if precision is not Precision.AUTO:
         return precision is Precision.BF16
@@ -32,8 +32,7 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    # oneDNN, which does the bf16 products, looks at the same two instruction sets.
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 @contextlib.contextmanager

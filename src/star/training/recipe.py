@@ -14,7 +14,7 @@ from star.validation import CheckedModel
 class Precision(enum.StrEnum):
     """The arithmetic of the forward pass; weights and optimiser are always kept as the model has them."""
 
-    AUTO = "auto"  # bf16 autocast where the hardware multiplies bf16 faster, else fp32
+    AUTO = "auto"  # bf16 autocast where the hardware trains faster with it, else fp32
     FP32 = "fp32"
     BF16 = "bf16"
 
@@ -56,6 +56,9 @@ class TrainingRecipe(CheckedModel):
     weight_decay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     clip: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="the largest norm of the gradient")
     precision: Precision = Precision.AUTO
+    compile: bool = Field(
+        default=False, description="torch.compile for each LIV; for long trainings on a GPU, see docs/performance.md"
+    )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; part of the recipe: sums depend on it")
     validation_tokens: int = Field(default=65_536, gt=0, description="held-out tokens that perplexity is measured on")
 

@@ -1,9 +1,9 @@
 """Linear recurrences in parallel: h_t = a_t ⊙ h_{t-1} + b_t.
 
 Time is dim 0. Where a step is large enough to outweigh the call of an operation, a scan goes step by step. Else it
-works on chunks of `CHUNK` steps, all chunks at once, then recursively on the chunk ends, so the number of tensor operations
-grows with log ℓ, never with ℓ. Only products of decays are formed (no logarithms, no divisions), so strong decays
-underflow to the right answer, zero.
+works on chunks of `CHUNK` steps, all chunks at once, then recursively on the chunk ends, so the number of tensor
+operations grows with log ℓ, never with ℓ. Only products of decays are formed (no logarithms, no divisions), so strong
+decays underflow to the right answer, zero.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""What trains fastest is found, kept with the run, and used again whatever is measured later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from star.synthesis import Recipe, Run, evolve
+from star.synthesis.calibration import CLEARLY, RATE, SPENT, Calibration, Calibrator, Setting, splits
+from star.synthesis.events import Calibrated, CalibrationStarted
+from star.synthesis.executor import TrialDone, TrialError
+from star.synthesis.trial import Outcome, Trial
+
+START = Setting(workers=4, threads=1, precision="bf16", micro_batch_tokens=None)
+Speed = Callable[[Setting], float | None]
+
+
+class Machine:
+    """An executor on which a worker's speed is a function of the setting; None: its trials fail."""
+
+    def __init__(self, workers: int, speed: Speed) -> None:
+        self.workers, self.speed, self.queue = workers, speed, list[Trial]()
+
+    def submit(self, trial: Trial) -> None:
+        self.queue.append(trial)
+
+    def events(self) -> Iterator[object]:
+        assert len(self.queue) == self.workers
+        for trial in self.queue:
+            training = trial.recipe.training
+            setting = Setting(
+                self.workers, training.threads, training.precision, training.micro_batch_tokens, training.compile
+            )
+            rate = self.speed(setting)
+            spent = 100.0 if setting.compile else 0.0
+            yield (
+                TrialError(trial, "out of memory", 0.0)
+                if rate is None
+                else TrialDone(trial, Outcome({RATE: rate / self.workers, SPENT: spent}), 1.0)
+            )
+
+    def close(self) -> None:
+        self.queue.clear()
+
+
+def calibrated(recipe: Recipe, speed: Speed, cores: int | None = 4, start: Setting = START) -> Calibration:
+    corpus = SimpleNamespace(path=Path("corpus"), vocab_size=257)
+    calibrator = Calibrator(recipe, corpus, lambda workers: Machine(workers, speed))  # type: ignore[arg-type, return-value]
+    return calibrator.best(start, cores, ["bf16", "fp32"])
+
+
+def test_each_setting_is_taken_where_it_is_clearly_faster(recipe: Recipe) -> None:
+    def speed(setting: Setting) -> float:
+        faster = 1000.0
+        faster *= 2 if setting.precision == "fp32" else 1
+        faster *= 1.5 if (setting.workers, setting.threads) == (2, 2) else 1
+        return faster * (1.2 if setting.micro_batch_tokens == 256 else 1)
+
+    found = calibrated(recipe, speed)
+    assert found.setting == Setting(workers=2, threads=2, precision="fp32", micro_batch_tokens=256)
+    assert found.measured[0].setting == START
+
+
+def test_noise_changes_nothing(recipe: Recipe) -> None:
+    found = calibrated(recipe, lambda setting: 1000.0 if setting == START else 1000 * (CLEARLY - 0.01))
+    assert found.setting == START
+
+
+def test_a_setting_that_fails_is_never_taken(recipe: Recipe) -> None:
+    found = calibrated(recipe, lambda setting: None if setting.precision == "fp32" else 1000.0)
+    assert found.setting.precision == "bf16"
+    assert found.measured[1].tokens_per_second is None
+
+
+def test_the_number_of_workers_stays_where_it_is_given(recipe: Recipe) -> None:
+    found = calibrated(recipe, lambda setting: 1000.0 * setting.threads, cores=None)
+    assert {one.setting.workers for one in found.measured} == {4}
+
+
+@pytest.mark.parametrize(("hours", "faster", "taken"), [(0.01, 3.0, False), (2, 3.0, True), (2, 1.02, False)])
+def test_a_compilation_has_to_be_earned_back(recipe: Recipe, hours: float, faster: float, taken: bool) -> None:
+    """One that takes 100 seconds: not even tried for a short training, not taken for a small gain."""
+    rate = START.workers * recipe.training.tokens / (3600 * hours)
+    found = calibrated(recipe, lambda setting: rate * (faster if setting.compile else 1))
+    assert found.setting.compile is taken
+    assert any(one.setting.compile for one in found.measured) is (hours >= 1)
+
+
+def test_splits_use_all_cores() -> None:
+    assert [(one.workers, one.threads) for one in splits(START, 4)] == [(2, 2), (1, 4)]
+    assert [(one.workers, one.threads) for one in splits(replace(START, threads=3), 6)] == [(6, 1), (3, 2), (1, 4)]
+
+
+def test_json_round_trip(recipe: Recipe) -> None:
+    found = calibrated(recipe, lambda setting: None if setting.threads == 2 else 10.0)
+    assert Calibration.from_json(found.to_json()) == found
+
+
+def test_a_run_keeps_its_calibration(recipe: Recipe, tmp_path: Path, cache: Path) -> None:
+    """Real workers. What the cache says later, on this machine or another, is nothing to a run that has begun."""
+    recipe = recipe.override({"search.calibrate": True, "search.generations": 1, "training.precision": "auto"})
+    events: list[object] = []
+    with evolve(recipe, run=tmp_path / "run", listener=events.append) as run:
+        first, scores = run.calibration, [candidate.scores for candidate in run.candidates]
+        assert first is not None
+        assert first.setting.applied(recipe) == run.recipe
+        assert run.recipe.training.precision != "auto"
+    assert sum(isinstance(event, CalibrationStarted) for event in events) == 1
+    assert all(one.tokens_per_second for one in first.measured)
+
+    (known,) = (cache / "calibrations").glob("*.json")
+    with evolve(recipe, run=tmp_path / "same", listener=events.append) as run:
+        assert run.calibration == first
+        assert [candidate.scores for candidate in run.candidates] == scores
+    assert sum(isinstance(event, CalibrationStarted) for event in events) == 1
+
+    known.write_text(replace(first, setting=replace(first.setting, micro_batch_tokens=64)).to_json())
+    with evolve(recipe.override({"search.generations": 2}), run=tmp_path / "run", listener=events.append) as run:
+        assert run.calibration == first
+        assert run.generations == 2
+    with Run.open(tmp_path / "run") as run, evolve(run.recipe, run=tmp_path / "run") as again:
+        assert again.generations == 2
+    with evolve(recipe, run=tmp_path / "other", listener=events.append) as run:
+        assert run.recipe.training.micro_batch_tokens == 64
+    assert [event.calibration == first for event in events if isinstance(event, Calibrated)] == [True, True, False]

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from star.training import Precision, threads
 from star.lm import LanguageModel
+from star.training import Precision, threads
 from star.training.compilation import compiled
 from star.training.precision import autocast, own_randomness, seed_generators, uses_bf16
 

@@ -46,6 +46,7 @@ class _Backward(ctypes.Structure):
     _fields_ = (("size", _Sizes), *((name, ctypes.c_void_p) for name in ("gate", "up", "d_y", "d_gate", "d_up")))
 
 
+FEWEST = 1 << 12  # elements; below, calls cost more than memory
 SOURCE = "gated_unit.cpp"
 
 
@@ -73,7 +74,7 @@ def _sizes(gate: Tensor) -> _Sizes:
 
 
 def _serves(gate: Tensor, up: Tensor) -> bool:
-    return gate.shape == up.shape and native.readable(gate) and native.readable(up)
+    return gate.numel() >= FEWEST and gate.shape == up.shape and native.readable(gate) and native.readable(up)
 
 
 GATED_UNIT = Kernel("gated unit", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

@@ -18,6 +18,7 @@ from torch.nn import functional
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
 
+FEWEST = 1 << 12  # elements; below, calls cost more than memory, and PyTorch's own norm has the fewest
 BLOCK_ELEMENTS = 1 << 16  # worked on at a time on a CPU: what several operations in a row find in its cache
 
 
@@ -70,7 +71,7 @@ def _blocks(x: Tensor) -> list[slice]:
 
 def _portable(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     total = x if update is None else x + update
-    if total.device.type == "cpu" and total.dtype is weight.dtype and total.is_contiguous():
+    if total.numel() >= FEWEST and total.device.type == "cpu" and total.dtype is weight.dtype and total.is_contiguous():
         return total, _Portable.apply(total.flatten(0, -2), weight, epsilon).view(total.shape)
     return total, functional.rms_norm(total, weight.shape, weight, epsilon)
 
@@ -138,7 +139,7 @@ def _native(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) ->
 
 
 def _serves(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> bool:
-    return all(tensor is None or native.readable(tensor) for tensor in (x, update, weight))
+    return x.numel() >= FEWEST and all(tensor is None or native.readable(tensor) for tensor in (x, update, weight))
 
 
 RMS_NORM = Kernel("RMS norm", _reference, _portable, Native(SOURCE, _native, _serves))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -131,6 +132,23 @@ def test_a_checkpoint_of_another_training_is_refused(
         train(wider, corpus, recipe, seed=3, checkpoint=policy)
     # How it will be evaluated is no part of a training.
     train(TinyModel(), corpus, recipe.replace(validation_tokens=5), seed=3, checkpoint=policy)
+
+
+def test_a_checkpoint_from_before_a_setting_was_there_has_its_default(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, checkpoints: Path
+) -> None:
+    policy = CheckpointPolicy(checkpoints, every_tokens=64 * 3)
+    with pytest.raises(Killed):
+        train(TinyModel(), corpus, recipe, seed=3, checkpoint=policy, on_step=kill_after(7))  # type: ignore[arg-type]
+    (facts,) = checkpoints.glob("*/training.json")
+    data = json.loads(facts.read_text())
+    del data["identity"]["recipe"]["compile"], data["identity"]["recipe"]["schedule"]
+    facts.write_text(json.dumps(data))
+    with pytest.raises(StarError, match=r"recipe\.compile was False, is True"):
+        train(TinyModel(), corpus, recipe.replace(compile=True), seed=3, checkpoint=policy)
+    model = TinyModel()
+    train(model, corpus, recipe, seed=3, checkpoint=policy)
+    assert_same(state(model), undisturbed(corpus, recipe)[0])
 
 
 @pytest.mark.parametrize("name", ["training.json", "model.safetensors", "optimizer.safetensors"])

@@ -79,8 +79,10 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         if data["format"] != FORMAT:
             raise StarError(f"{path} has format {data['format']}, not {FORMAT}: choose another folder with --out")
         result = data["result"]
-        pool = OptionPool.from_dict(data["settings"]["pool"])  # fields that it was written without have their defaults
-        saved = {**data["settings"], "pool": pool.to_dict()}
+        # Fields that it was written without have their defaults.
+        pool = OptionPool.from_dict(data["settings"]["pool"])
+        training = TrainingRecipe.model_validate(data["settings"]["training"])
+        saved = {**data["settings"], "pool": pool.to_dict(), "training": training.model_dump(mode="json")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, StarError):
             raise

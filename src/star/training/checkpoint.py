@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from star.errors import StarError
+from star.training.recipe import TrainingRecipe
 
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
@@ -109,12 +110,22 @@ def load_checkpoint(
         weights, moments = load_file(path / MODEL_FILE), load_file(path / OPTIMIZER_FILE)
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise StarError(f"the checkpoint {path} is damaged ({error}): delete it") from None
-    if differing := _differences(state.identity, identity):
+    if differing := _differences(_with_defaults(state.identity, identity), identity):
         raise StarError(f"{path} is a checkpoint of another training ({differing}): {mend}")
     _check_tensors(path, weights, model_tensors(model), mend)
     load_model_tensors(model, weights)
     _load_optimizer_tensors(model, optimizer, moments)
     return state
+
+
+def _with_defaults(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`saved` with the defaults of settings of ours that it was written without: it was trained without them."""
+    fields = TrainingRecipe.model_fields
+    missing = own.get("recipe", {}).keys() - saved.get("recipe", {}).keys()
+    defaults = {
+        name: fields[name].get_default() for name in missing if name in fields and not fields[name].is_required()
+    }
+    return {**saved, "recipe": {**saved.get("recipe", {}), **json.loads(json.dumps(defaults))}}
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from star.liv.kernels import convolution
-from star.liv.kernels.convolution import gated_short_convolution, long_convolution, short_convolution
+from star.liv.kernels.convolution import gated_short_convolution, short_convolution
+from star.liv.kernels.long_convolution import long_convolution
 
 
 def plain(x: Tensor, kernel: Tensor) -> Tensor:

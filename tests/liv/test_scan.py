@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from star.liv.kernels import scan
-from star.liv.kernels.convolution import long_convolution, short_convolution
+from star.liv.kernels.convolution import short_convolution
+from star.liv.kernels.long_convolution import long_convolution
 from star.liv.kernels.rotary import rotate
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from star.genome import StateSpace
 from star.liv.kernels.liquid_scan import real_part_of_product
+from star.liv.kernels.state_space import powers, s4d_kernel, table_size
 from star.liv.maps import of_state_space, undecayed
 from star.liv.shift import spread
 
@@ -123,8 +124,7 @@ class Sampled(NamedTuple):
 
     def powers(self, count: int, stride: int = 1) -> Tensor:
         """Ā^(stride · i) for i < count: [d, M, count]."""
-        lags = torch.arange(count, device=self.exponent.device, dtype=torch.float64) * stride
-        return torch.exp(self.exponent.unsqueeze(-1) * lags).to(self.transition.dtype)
+        return powers(self.exponent, count, stride).to(self.transition.dtype)
 
 
 class StateSpaceKernel(nn.Module):
@@ -157,26 +157,14 @@ class StateSpaceKernel(nn.Module):
         """The kernel for lags 0 … length - 1: [channels, length], in float32 or better."""
         with torch.autocast(self.present.device.type, enabled=False):
             space = self.sampled()
-            kernel = evaluate(space, space.readout * space.drive, length)
+            kernel = s4d_kernel(space.exponent, space.readout * space.drive, length)
             return torch.cat([kernel[:, :1] + space.present[:, None], kernel[:, 1:]], dim=1)
-
-
-def evaluate(space: Sampled, weights: Tensor, length: int) -> Tensor:
-    """Re Σ_m w_m Ā_m^l for l < length: weights [..., d, M] → [..., d, length]. Two tables of about √length powers and
-    one matrix product, by Ā^(iJ + j) = Ā^(iJ) Ā^j."""
-    columns = _table_size(length)
-    rows = -(-length // columns)
-    left = weights.unsqueeze(-1) * space.powers(rows, columns)  # ... d M I
-    right = space.powers(columns)  # d M J
-    if weights.is_complex():
-        left, right = torch.cat([left.real, -left.imag], dim=-2), torch.cat([right.real, right.imag], dim=-2)
-    return (left.transpose(-1, -2) @ right).flatten(-2)[..., :length]
 
 
 def absorb(space: Sampled, h: Tensor, u: Tensor) -> Tensor:
     """The state after inputs u [B, ℓ, d]: Ā^ℓ h + Σ_j Ā^(ℓ-1-j) B̄ u_j, h [B, d, M]. The same tables."""
     length = u.shape[1]
-    columns = _table_size(length)
+    columns = table_size(length)
     rows = -(-length // columns)
     latest_first = nn.functional.pad(u.flip(1).transpose(1, 2), (0, rows * columns - length))
     inputs = latest_first.unflatten(-1, (rows, columns)).to(space.present.dtype)  # B d I J
@@ -192,7 +180,7 @@ def absorb(space: Sampled, h: Tensor, u: Tensor) -> Tensor:
 
 def respond(space: Sampled, h: Tensor, length: int) -> Tensor:
     """What a state h [B, d, M] adds to the next `length` outputs: Re(C Ā^(t+1) h), [B, ℓ, d]."""
-    return evaluate(space, space.readout * space.transition * h, length).transpose(1, 2)
+    return s4d_kernel(space.exponent, space.readout * space.transition * h, length).transpose(1, 2)
 
 
 def advance(space: Sampled, h: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +198,3 @@ def stored(h: Tensor) -> Tensor:
 def restored(slot: Tensor, paired: bool) -> Tensor:
     """The inverse of `stored`."""
     return torch.view_as_complex(slot.unflatten(-1, (-1, 2)).contiguous()) if paired else slot
-
-
-def _table_size(length: int) -> int:
-    return 1 << ((max(1, length) - 1).bit_length() + 1) // 2

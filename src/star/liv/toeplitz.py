@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from star.genome import LivClass, Parametrization, Sparsity
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.convolution import gated_short_convolution, long_convolution, short_convolution
+from star.liv.kernels.convolution import gated_short_convolution, short_convolution
+from star.liv.kernels.long_convolution import long_convolution
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import SHORT_TAPS, mixing_heads

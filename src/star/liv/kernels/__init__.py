@@ -8,13 +8,32 @@ from __future__ import annotations
 
 from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
+from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
 from star.liv.kernels.gated_unit import GATED_UNIT
+from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
+from star.liv.kernels.long_convolution import LONG_CONVOLUTION
 from star.liv.kernels.native import give_notice
+from star.liv.kernels.resample import RESAMPLE
 from star.liv.kernels.rms_norm import RMS_NORM
+from star.liv.kernels.rotary import ROTARY
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN
+from star.liv.kernels.state_space import S4D_KERNEL
 
-KERNELS: tuple[Kernel, ...] = (ATTENTION, SELECTIVE_SCAN, LIQUID_SCAN, GATED_UNIT, RMS_NORM)
+KERNELS: tuple[Kernel, ...] = (
+    ATTENTION,
+    LINEAR_ATTENTION,
+    ROTARY,
+    SELECTIVE_SCAN,
+    LIQUID_SCAN,
+    SHORT_CONVOLUTION,
+    GATED_SHORT_CONVOLUTION,
+    LONG_CONVOLUTION,
+    S4D_KERNEL,
+    RESAMPLE,
+    GATED_UNIT,
+    RMS_NORM,
+)
 
 __all__ = ["KERNELS", "Choice", "Implementation", "Kernel", "choice", "choices", "fingerprint", "forced"]
 

@@ -1,7 +1,13 @@
-"""Causal depthwise convolutions, short (by shifts) and long (by FFT)."""
+"""Short causal depthwise convolutions, alone and between two gates:
+
+    y_t = C_t ⊙ Σ_k K_k ⊙ u_{t-n+1+k},    u = B ⊙ x
+
+With v = ∂L/∂y ⊙ C: ∂L/∂u_t = Σ_k K_k ⊙ v_{t+n-1-k} and ∂L/∂K_k = Σ_t v_t ⊙ u_{t-n+1+k}.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rows import Rows, rows_of
 
 BLOCK_ELEMENTS = 1 << 16  # worked on at a time on a CPU: what several operations in a row find in its cache
 
@@ -19,9 +29,35 @@ def short_convolution(x: Tensor, weight: Tensor, tail: Tensor | None = None) -> 
     x: [B, ℓ, D]; weight: [D or 1, n]; tail: [B, up to n-1, D], the inputs before x (zeros where there is none; a state
     for a single token holds fewer than n-1). Returns [B, ℓ, D].
     """
+    return SHORT_CONVOLUTION(x, weight, tail)
+
+
+def gated_short_convolution(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
+    """y = C ⊙ (K * (B ⊙ x)) from the start of sequences, K as in `short_convolution`; x, B, C: [B, ℓ, D]. Backward
+    computes B ⊙ x and K * (B ⊙ x) again instead of keeping them."""
+    return GATED_SHORT_CONVOLUTION(x, gate_in, gate_out, weight)
+
+
+def _reference(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
+    """The sum, tap by tap, in float64."""
+    known = x.double() if tail is None else torch.cat([tail, x], dim=1).double()
+    y = torch.zeros_like(x, dtype=torch.float64)
+    for lag in range(weight.shape[1]):
+        seen = known[:, max(0, known.shape[1] - x.shape[1] - lag) : known.shape[1] - lag]
+        if seen.shape[1]:
+            y = y + functional.pad(seen, (0, 0, x.shape[1] - seen.shape[1], 0)) * weight[:, -1 - lag].double()
+    return y.to(x.dtype)
+
+
+def _gated_reference(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
+    y = gate_out.double() * _reference(gate_in.double() * x.double(), weight.double(), None)
+    return y.to(torch.promote_types(gate_out.dtype, x.dtype))
+
+
+def _portable(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
     taps, length = weight.shape[1], x.shape[1]
     if tail is None and _blocked(weight, x):
-        return _Short.apply(x, weight.expand(x.shape[2], -1), None, None)
+        return _Blocks.apply(x, weight.expand(x.shape[2], -1), None, None)
     padded = x if tail is None else torch.cat([tail.to(x.dtype), x], dim=1)
     if (missing := taps - 1 + length - padded.shape[1]) > 0:
         padded = functional.pad(padded, (0, 0, missing, 0))
@@ -31,21 +67,19 @@ def short_convolution(x: Tensor, weight: Tensor, tail: Tensor | None = None) -> 
     return y
 
 
-def gated_short_convolution(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
-    """y = C ⊙ (K * (B ⊙ x)) from the start of sequences, K as in `short_convolution`; x, B, C: [B, ℓ, D]. Backward
-    computes B ⊙ x and K * (B ⊙ x) again instead of keeping them."""
+def _gated_portable(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
     if _blocked(weight, x, gate_in, gate_out):
-        return _Short.apply(x, weight.expand(x.shape[2], -1), gate_in, gate_out)
-    return gate_out * short_convolution(gate_in * x, weight)
+        return _Blocks.apply(x, weight.expand(x.shape[2], -1), gate_in, gate_out)
+    return gate_out * _portable(gate_in * x, weight, None)
 
 
 def _blocked(weight: Tensor, *inputs: Tensor) -> bool:
-    """Whether `_Short` serves: one dtype, one shape, and a CPU, where blocks that stay in the cache pay."""
+    """Whether `_Blocks` serves: one dtype, one shape, and a CPU, where blocks that stay in the cache pay."""
     alike = all(one.dtype is weight.dtype and one.shape == inputs[0].shape for one in inputs)
     return alike and weight.device.type == "cpu" and inputs[0].numel() > 0
 
 
-class _Short(torch.autograd.Function):
+class _Blocks(torch.autograd.Function):
     """C ⊙ (K * (B ⊙ x)) with or without gates, block by block."""
 
     @staticmethod
@@ -124,58 +158,75 @@ def _taps_of(
     return u, skip
 
 
-class _Long(torch.autograd.Function):
-    """Convolution by FFT over the last dimension; keeps the spectra, so that backward transforms only gradients."""
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "length", "channels", "taps", "threads"))
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, Rows) for name in ("x", "gate_in", "gate_out", "y")),
+        ("taps", ctypes.c_void_p),
+    )
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, Rows) for name in ("x", "gate_in", "gate_out", "d_y", "d_x", "d_in", "d_out")),
+        *((name, ctypes.c_void_p) for name in ("taps", "d_taps")),
+    )
+
+
+SOURCE = "convolution.cpp"
+
+
+class _Native(torch.autograd.Function):
+    """C ⊙ (K * (B ⊙ x)) with or without gates."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        ctx.length, ctx.taps = x.shape[1], kernel.shape[1]
-        ctx.size = _fast_size(ctx.length + ctx.taps - 1)
-        spectrum, response = _spectrum(x, ctx.size), torch.fft.rfft(kernel, n=ctx.size)
-        ctx.save_for_backward(spectrum, response)
-        y = torch.fft.irfft(spectrum * response, n=ctx.size)
-        return y[..., : ctx.length].transpose(1, 2)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, gate_in: Tensor | None, gate_out: Tensor | None) -> Tensor:
+        x = native.side_by_side(x)
+        gate_in, gate_out = (gate if gate is None else native.side_by_side(gate) for gate in (gate_in, gate_out))
+        y, taps = torch.empty(x.shape), weight.t().contiguous()
+        record = _Forward(_sizes(x, taps), *map(rows_of, (x, gate_in, gate_out, y)), taps.data_ptr())
+        native.library(SOURCE).call("short_convolution_forward", record)
+        ctx.save_for_backward(x, taps, gate_in, gate_out)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Convolutions with what is reversed in time, whose spectra are the conjugates."""
-        spectrum, response = ctx.saved_tensors
-        own = _spectrum(gradient, ctx.size)
-        d_x = d_kernel = None
-        if ctx.needs_input_grad[1]:
-            product = (own * spectrum.conj()).sum(0)
-            if response.shape[0] == 1:
-                product = product.sum(0, keepdim=True)
-            d_kernel = torch.fft.irfft(product, n=ctx.size)[:, : ctx.taps]
-        if ctx.needs_input_grad[0]:
-            d_x = torch.fft.irfft(own.mul_(response.conj()), n=ctx.size)[..., : ctx.length].transpose(1, 2)
-        return d_x, d_kernel
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, taps, gate_in, gate_out = ctx.saved_tensors
+        d_y, d_taps = native.side_by_side(d_y), torch.empty(x.shape[0], *taps.shape)
+        d_x, d_in, d_out = (None if one is None else torch.empty(x.shape) for one in (x, gate_in, gate_out))
+        rows = map(rows_of, (x, gate_in, gate_out, d_y, d_x, d_in, d_out))
+        record = _Backward(_sizes(x, taps), *rows, taps.data_ptr(), d_taps.data_ptr())
+        native.library(SOURCE).call("short_convolution_backward", record)
+        return d_x, d_taps.sum(0).t(), d_in, d_out
 
 
-def _spectrum(x: Tensor, size: int) -> Tensor:
-    """x: [B, ℓ, D] → [B, D, size / 2 + 1]. Transposed and padded in one copy; a transform of strided x is slow."""
-    padded = x.new_zeros(x.shape[0], x.shape[2], size)
-    padded[..., : x.shape[1]] = x.transpose(1, 2)
-    return torch.fft.rfft(padded)
+def _sizes(x: Tensor, taps: Tensor) -> _Sizes:
+    return _Sizes(*x.shape, taps.shape[0], torch.get_num_threads())
 
 
-def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
-    """y_t = Σ_{s ≤ t} kernel[:, t-s] ⊙ x_s by FFT, in float32 or better.
-
-    x: [B, ℓ, D]; kernel: [D or 1, n] with n ≤ ℓ or longer (the excess is unused). Returns [B, ℓ, D] in x's dtype.
-    """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        return _Long.apply(x.to(dtype), kernel[:, : x.shape[1]].to(dtype)).to(x.dtype)
+def _native(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
+    return _Native.apply(x, weight.expand(x.shape[2], -1), None, None)
 
 
-def _fast_size(minimum: int) -> int:
-    """The smallest 2^a, 3·2^a or 5·2^a that is at least `minimum`."""
-    sizes = []
-    for odd in (1, 3, 5):
-        size = odd
-        while size < minimum:
-            size *= 2
-        sizes.append(size)
-    return min(sizes)
+def _serves(x: Tensor, weight: Tensor, tail: Tensor | None) -> bool:
+    return tail is None and native.readable(x) and native.readable(weight)
+
+
+def _gated_native(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
+    return _Native.apply(x, weight.expand(x.shape[2], -1), gate_in, gate_out)
+
+
+def _serves_gated(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> bool:
+    return _blocked(weight, x, gate_in, gate_out) and native.readable(x)
+
+
+SHORT_CONVOLUTION = Kernel("short convolution", _reference, _portable, Native(SOURCE, _native, _serves))
+GATED_SHORT_CONVOLUTION = Kernel(
+    "gated short convolution", _gated_reference, _gated_portable, Native(SOURCE, _gated_native, _serves_gated)
+)

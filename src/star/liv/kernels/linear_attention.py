@@ -9,7 +9,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from star.liv.kernels.choice import Kernel
+
 SHORTEST_CHUNK = 32  # tokens; with as many as a head is wide, the work within chunks equals that between them
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """y_i = Σ_{j ≤ i} (q_i · k_j) v_j. q, k: [B, H, ℓ, h]; v: [B, H, ℓ, m], all of one dtype. Returns [B, H, ℓ, m]."""
+    return LINEAR_ATTENTION(q, k, v)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The equation with the whole matrix, in float64."""
+    return ((q.double() @ k.double().mT).tril() @ v.double()).to(v.dtype)
 
 
 class _LinearAttention(torch.autograd.Function):
@@ -44,8 +56,7 @@ def _sum_before(x: Tensor) -> Tensor:
     return total
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """y_i = Σ_{j ≤ i} (q_i · k_j) v_j. q, k: [B, H, ℓ, h]; v: [B, H, ℓ, m], all of one dtype. Returns [B, H, ℓ, m]."""
+def _portable(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     length = q.shape[2]
     chunk = min(max(SHORTEST_CHUNK, q.shape[3]), length)
     padding = -length % chunk
@@ -53,3 +64,6 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = (functional.pad(t, (0, 0, 0, padding)) if padding else t for t in (q, k, v))
     y = _LinearAttention.apply(*(part.reshape(-1, (length + padding) // chunk, chunk, part.shape[3]) for part in parts))
     return y.view(*q.shape[:2], length + padding, v.shape[3])[:, :, :length]
+
+
+LINEAR_ATTENTION = Kernel("linear attention", _reference, _portable)

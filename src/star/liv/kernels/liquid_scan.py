@@ -1,15 +1,25 @@
 """The scan of a liquid state space (Hasani et al. 2023, made causal), for each channel and mode:
 
-h_t = k_t (Ā + B̄ u_t) h_{t-1} + B̄ u_t,    y_t = Re Σ_m C_m h_{t,m}
+    h_t = a_t h_{t-1} + B̄ u_t,    a_t = k_t (Ā + B̄ u_t),    y_t = Re Σ_m C_m h_{t,m}
+
+where k_t is 1, or 0 where the past is forgotten. With g = ∂L/∂h and conjugates for complex modes,
+
+    g_t = C̅ ∂L/∂y_t + a̅_{t+1} g_{t+1},    ∂L/∂(Ā + B̄ u_t) = k_t g_t h̅_{t-1}.
 """
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from star.liv.kernels.choice import Kernel
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rows import Rows, rows_of
 from star.liv.kernels.scan import linear_scan, segment_length
 
 
@@ -76,4 +86,74 @@ def real_part_of_product(readout: Tensor, h: Tensor) -> Tensor:
     return y.real if y.is_complex() else y
 
 
-LIQUID_SCAN = Kernel("liquid scan", _reference, _portable)
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "length", "channels", "modes", "parts", "threads"))
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, Rows) for name in ("u", "keep", "y")),
+        *((name, ctypes.c_void_p) for name in ("transition", "drive", "readout", "initial", "last", "starts")),
+    )
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, Rows) for name in ("u", "keep", "d_y", "d_u")),
+        *((name, ctypes.c_void_p) for name in ("transition", "drive", "readout", "starts", "d_last")),
+        *((name, ctypes.c_void_p) for name in ("d_transition", "d_drive", "d_readout", "d_initial")),
+    )
+
+
+SOURCE = "liquid_scan.cpp"
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state: Tensor, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        u = native.side_by_side(u)
+        modes = [tensor.resolve_conj().contiguous() for tensor in (transition, drive, readout, state)]
+        y, last = torch.empty(u.shape), torch.empty_like(modes[-1])
+        size, library = _sizes(u, transition), native.library(SOURCE)
+        training = any(ctx.needs_input_grad)
+        starts = torch.empty(library.number("liquid_scan_states", size)) if training else None
+        rows = [rows_of(tensor) for tensor in (u, keep, y)]
+        library.call("liquid_scan_forward", _Forward(size, *rows, *map(native.address, (*modes, last, starts))))
+        ctx.save_for_backward(u, *modes[:3], keep, starts)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        u, transition, drive, readout, keep, starts = ctx.saved_tensors
+        d_y, d_last = native.side_by_side(d_y), d_last.resolve_conj().contiguous()
+        d_u, gradients = torch.empty(u.shape), [torch.empty_like(d_last) for _ in range(4)]
+        rows = [rows_of(tensor) for tensor in (u, keep, d_y, d_u)]
+        others = map(native.address, (transition, drive, readout, starts, d_last, *gradients))
+        record = _Backward(_sizes(u, transition), *rows, *others)
+        native.library(SOURCE).call("liquid_scan_backward", record)
+        return d_u, *(gradient.sum(0) for gradient in gradients[:3]), gradients[3], None
+
+
+def _sizes(u: Tensor, transition: Tensor) -> _Sizes:
+    return _Sizes(*u.shape, transition.shape[1], 2 if transition.is_complex() else 1, torch.get_num_threads())
+
+
+def _native(
+    u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return _Native.apply(u, transition, drive, readout, state, None if keep is None else keep.to(u.dtype))
+
+
+def _serves(u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state: Tensor, keep: Tensor | None) -> bool:
+    modes = (transition, drive, readout, state)
+    alike = all(one.dtype is transition.dtype and one.device == u.device for one in modes)
+    single = transition.dtype in (torch.float32, torch.complex64) and transition.numel() > 0
+    return native.readable(u) and alike and single
+
+
+LIQUID_SCAN = Kernel("liquid scan", _reference, _portable, Native(SOURCE, _native, _serves))

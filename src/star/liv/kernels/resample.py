@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rows import Rows, rows_of
 
-class _Resample(torch.autograd.Function):
+
+def resample(values: Tensor, shift: Tensor) -> Tensor:
+    """y_t = (1 - f) v_{t-n} + f v_{t-n-1} with n = ⌊s_t⌋ and f = s_t - n, channel by channel: v read s_t tokens ago.
+
+    values: [B, n + ℓ, D], of which the last ℓ are the present chunk; shift: [B, ℓ, D], from 0 to n, in float32 or
+    better, so that positions are exact whatever the values' dtype is. Nothing ahead of t is ever read. Returns
+    [B, ℓ, D].
+    """
+    return RESAMPLE(values, shift)
+
+
+def _reference(values: Tensor, shift: Tensor) -> Tensor:
+    """The equation in float64."""
+    double, exact = values.double(), shift.double()
+    lead = values.shape[1] - shift.shape[1]
+    lag = exact.detach().floor().clamp(max=lead - 1)
+    place = torch.arange(lead, values.shape[1], device=values.device).view(1, -1, 1) - lag.long()
+    near, far = double.gather(1, place), double.gather(1, place - 1)
+    fraction = exact - lag
+    return ((1 - fraction) * near + fraction * far).to(values.dtype)
+
+
+class _Portable(torch.autograd.Function):
     """Saves the places as int32 and the two values that each output lies between.
 
     Values are read and their gradients added up by place in the flattened values: a single index for each, where
@@ -47,11 +73,47 @@ class _Resample(torch.autograd.Function):
         return d_values.to(gradient.dtype), (gradient * slope).to(ctx.shift_dtype)
 
 
-def resample(values: Tensor, shift: Tensor) -> Tensor:
-    """y_t = (1 - f) v_{t-n} + f v_{t-n-1} with n = ⌊s_t⌋ and f = s_t - n, channel by channel: v read s_t tokens ago.
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "length", "channels", "lead", "threads"))
 
-    values: [B, n + ℓ, D], of which the last ℓ are the present chunk; shift: [B, ℓ, D], from 0 to n, in float32 or
-    better, so that positions are exact whatever the values' dtype is. Nothing ahead of t is ever read. Returns
-    [B, ℓ, D].
-    """
-    return _Resample.apply(values, shift)
+
+class _Forward(ctypes.Structure):
+    _fields_ = (("size", _Sizes), *((name, Rows) for name in ("values", "shift", "y")))
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (("size", _Sizes), *((name, Rows) for name in ("values", "shift", "d_y", "d_values", "d_shift")))
+
+
+SOURCE = "resample.cpp"
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, shift: Tensor) -> Tensor:
+        values, shift = native.side_by_side(values), native.side_by_side(shift)
+        ctx.save_for_backward(values, shift)
+        y = torch.empty(shift.shape)
+        record = _Forward(_sizes(values, shift), *map(rows_of, (values, shift, y)))
+        native.library(SOURCE).call("resample_forward", record)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor]:
+        values, shift = ctx.saved_tensors
+        d_y, d_values, d_shift = native.side_by_side(d_y), torch.empty(values.shape), torch.empty(shift.shape)
+        record = _Backward(_sizes(values, shift), *map(rows_of, (values, shift, d_y, d_values, d_shift)))
+        native.library(SOURCE).call("resample_backward", record)
+        return d_values, d_shift
+
+
+def _sizes(values: Tensor, shift: Tensor) -> _Sizes:
+    return _Sizes(*shift.shape, values.shape[1] - shift.shape[1], torch.get_num_threads())
+
+
+def _serves(values: Tensor, shift: Tensor) -> bool:
+    return native.readable(values) and native.readable(shift)
+
+
+RESAMPLE = Kernel("resampling", _reference, _Portable.apply, Native(SOURCE, _Native.apply, _serves))

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from star.liv.kernels.choice import Kernel
+
 BASE = 10_000.0
 
 
@@ -30,7 +32,22 @@ def rotate(x: Tensor, position: int) -> Tensor:
 
     Phases are built in float64 and applied in float32 (float64 for float64 input); returns x's dtype.
     """
+    return ROTARY(x, position)
+
+
+def _reference(x: Tensor, position: int) -> Tensor:
+    """Each pair as a point of the plane, turned by t ω, in float64."""
+    turns = phases(position, x.shape[1], x.shape[3], x.device, torch.float64).unsqueeze(1)
+    first, second = x.double().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (first * turns.real - second * turns.imag, first * turns.imag + second * turns.real)
+    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+
+
+def _portable(x: Tensor, position: int) -> Tensor:
     real = torch.promote_types(x.dtype, torch.float32)
     turns = phases(position, x.shape[1], x.shape[3], x.device, real).unsqueeze(1)
     pairs = torch.view_as_complex(x.to(real).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+ROTARY = Kernel("rotary embedding", _reference, _portable)

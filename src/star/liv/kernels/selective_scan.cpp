@@ -10,14 +10,6 @@
 
 namespace {
 
-// [batch, time, column] with columns side by side; distances in floats.
-struct Rows {
-    float *data;
-    int64_t batch, time;
-
-    float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
-};
-
 struct Sizes {
     int64_t batch, length, channels, states;
     int64_t chunk;  // time steps

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rows import Rows, rows_of
 from star.liv.kernels.scan import scan_, segment_length
 
 
@@ -131,12 +132,6 @@ def _portable(
     return y.transpose(0, 1), last
 
 
-class _Rows(ctypes.Structure):
-    """A tensor [B, ℓ, ·] whose last dimension is contiguous."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("time", ctypes.c_int64))
-
-
 class _Sizes(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64) for name in ("batch", "length", "channels", "states", "chunk", "group", "threads")
@@ -146,7 +141,7 @@ class _Sizes(ctypes.Structure):
 class _Forward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, _Rows) for name in ("x", "delta", "b", "c", "keep", "y")),
+        *((name, Rows) for name in ("x", "delta", "b", "c", "keep", "y")),
         *((name, ctypes.c_void_p) for name in ("decay", "initial", "last", "starts")),
     )
 
@@ -154,7 +149,7 @@ class _Forward(ctypes.Structure):
 class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, _Rows) for name in ("x", "delta", "b", "c", "keep", "d_y", "d_x", "d_delta")),
+        *((name, Rows) for name in ("x", "delta", "b", "c", "keep", "d_y", "d_x", "d_delta")),
         *((name, ctypes.c_void_p) for name in ("decay", "starts", "d_last", "d_b", "d_c", "d_decay", "d_initial")),
     )
 
@@ -176,7 +171,7 @@ class _Native(torch.autograd.Function):
         library = native.library(SOURCE)
         training = any(ctx.needs_input_grad)
         starts = torch.empty(library.number("selective_scan_states", size)) if training else None
-        rows = [_rows(tensor) for tensor in (x, delta, b, c, keep, y)]
+        rows = [rows_of(tensor) for tensor in (x, delta, b, c, keep, y)]
         library.call(
             "selective_scan_forward", _Forward(size, *rows, *map(native.address, (decay, state, last, starts)))
         )
@@ -192,7 +187,7 @@ class _Native(torch.autograd.Function):
         d_x, d_delta = torch.empty(x.shape), torch.empty(x.shape)
         d_b, d_c = (torch.empty(-(-size.channels // size.group), *b.shape) for _ in range(2))
         d_decay, d_state = torch.empty_like(d_last), torch.empty_like(d_last)
-        rows = [_rows(tensor) for tensor in (x, delta, b, c, keep, d_y, d_x, d_delta)]
+        rows = [rows_of(tensor) for tensor in (x, delta, b, c, keep, d_y, d_x, d_delta)]
         others = (decay, starts, d_last, d_b, d_c, d_decay, d_state)
         native.library(SOURCE).call("selective_scan_backward", _Backward(size, *rows, *map(native.address, others)))
         return d_x, d_delta, d_decay.sum(0).t(), d_b.sum(0), d_c.sum(0), d_state, None
@@ -200,14 +195,6 @@ class _Native(torch.autograd.Function):
 
 def _sizes(x: Tensor, decay: Tensor) -> _Sizes:
     return _Sizes(*x.shape, decay.shape[0], NATIVE_CHUNK, GROUP, torch.get_num_threads())
-
-
-def _rows(tensor: Tensor | None) -> _Rows:
-    if tensor is None:
-        return _Rows()
-    if tensor.dim() == 2:  # keep: one number for each token, and one row for the whole batch where it is [1, ℓ]
-        return _Rows(tensor.data_ptr(), 0 if tensor.shape[0] == 1 else tensor.stride(0), tensor.stride(1))
-    return _Rows(tensor.data_ptr(), tensor.stride(0), tensor.stride(1))
 
 
 def _serves(*inputs: Tensor | None) -> bool:

@@ -1,4 +1,5 @@
-// What the native kernels share: one register of floats, its powers of two, and the splitting of work over threads.
+// What the native kernels share: one register of floats, its powers of two, sequences of rows, and the splitting of
+// work over threads.
 //
 // Plain GCC vector extensions, so that the same source compiles for any x86-64 or ARM.
 
@@ -36,16 +37,16 @@ inline Vector load(const float *address) {
 
 inline void store(float *address, Vector value) { std::memcpy(address, &value, sizeof value); }
 
-// The first `count` numbers of a register: zeros behind them when read, nothing written there.
-inline Vector load(const float *address, int count) {
-    if (count == LANES) return load(address);
+// The first `count` lanes in memory, zeros in the others.
+inline Vector load(const float *address, int64_t count) {
+    if (count >= LANES) return load(address);
     Vector value = {};
     std::memcpy(&value, address, count * sizeof(float));
     return value;
 }
 
-inline void store(float *address, Vector value, int count) {
-    if (count == LANES) return store(address, value);
+inline void store(float *address, Vector value, int64_t count) {
+    if (count >= LANES) return store(address, value);
     std::memcpy(address, &value, count * sizeof(float));
 }
 
@@ -132,6 +133,14 @@ class NoSubnormals {
   public:
     NoSubnormals() {}
 #endif
+};
+
+// [batch, time, column] with columns side by side; distances in floats.
+struct Rows {
+    float *data;
+    int64_t batch, time;
+
+    float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
 };
 
 // Memory of one call, aligned to a register.

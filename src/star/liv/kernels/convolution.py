@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from star.liv.kernels import triton
+from star.liv.kernels.choice import Kernel, Triton
+
 BLOCK_ELEMENTS = 1 << 16  # worked on at a time on a CPU: what several operations in a row find in its cache
 
 
@@ -19,9 +22,17 @@ def short_convolution(x: Tensor, weight: Tensor, tail: Tensor | None = None) -> 
     x: [B, ℓ, D]; weight: [D or 1, n]; tail: [B, up to n-1, D], the inputs before x (zeros where there is none; a state
     for a single token holds fewer than n-1). Returns [B, ℓ, D].
     """
+    return SHORT_CONVOLUTION(x, weight) if tail is None else _by_shifts(x, weight, tail)
+
+
+def gated_short_convolution(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
+    """y = C ⊙ (K * (B ⊙ x)) from the start of sequences, K as in `short_convolution`; x, B, C: [B, ℓ, D]. Backward
+    computes B ⊙ x and K * (B ⊙ x) again instead of keeping them."""
+    return GATED_SHORT_CONVOLUTION(x, gate_in, gate_out, weight)
+
+
+def _by_shifts(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
     taps, length = weight.shape[1], x.shape[1]
-    if tail is None and _blocked(weight, x):
-        return _Short.apply(x, weight.expand(x.shape[2], -1), None, None)
     padded = x if tail is None else torch.cat([tail.to(x.dtype), x], dim=1)
     if (missing := taps - 1 + length - padded.shape[1]) > 0:
         padded = functional.pad(padded, (0, 0, missing, 0))
@@ -31,12 +42,33 @@ def short_convolution(x: Tensor, weight: Tensor, tail: Tensor | None = None) -> 
     return y
 
 
-def gated_short_convolution(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
-    """y = C ⊙ (K * (B ⊙ x)) from the start of sequences, K as in `short_convolution`; x, B, C: [B, ℓ, D]. Backward
-    computes B ⊙ x and K * (B ⊙ x) again instead of keeping them."""
+def _reference(x: Tensor, weight: Tensor) -> Tensor:
+    """The equation in float64."""
+    return _by_shifts(x.double(), weight.double(), None).to(_widest(x, weight))
+
+
+def _gated_reference(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
+    y = gate_out.double() * _by_shifts(gate_in.double() * x.double(), weight.double(), None)
+    return y.to(_widest(x, gate_in, gate_out, weight))
+
+
+def _widest(first: Tensor, *others: Tensor) -> torch.dtype:
+    dtype = first.dtype
+    for other in others:
+        dtype = torch.promote_types(dtype, other.dtype)
+    return dtype
+
+
+def _portable(x: Tensor, weight: Tensor) -> Tensor:
+    if _blocked(weight, x):
+        return _Short.apply(x, weight.expand(x.shape[2], -1), None, None)
+    return _by_shifts(x, weight, None)
+
+
+def _gated_portable(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
     if _blocked(weight, x, gate_in, gate_out):
         return _Short.apply(x, weight.expand(x.shape[2], -1), gate_in, gate_out)
-    return gate_out * short_convolution(gate_in * x, weight)
+    return gate_out * _by_shifts(gate_in * x, weight, None)
 
 
 def _blocked(weight: Tensor, *inputs: Tensor) -> bool:
@@ -122,6 +154,26 @@ def _taps_of(
         if first < size:
             y[:, first:].addcmul_(u[:, skip + first - lag : skip + size - lag], taps[-1 - lag])
     return u, skip
+
+
+MOST_TAPS = 16  # that a Triton program writes out
+
+
+def _triton_serves(x: Tensor, *others: Tensor) -> bool:
+    *gates, weight = others
+    fits = weight.shape[1] <= MOST_TAPS and all(gate.shape == x.shape for gate in gates)
+    return fits and triton.readable(x, *others)
+
+
+SHORT_CONVOLUTION = Kernel(
+    "short convolution", _reference, _portable, triton=Triton("short_convolution", "short_convolution", _triton_serves)
+)
+GATED_SHORT_CONVOLUTION = Kernel(
+    "gated short convolution",
+    _gated_reference,
+    _gated_portable,
+    triton=Triton("short_convolution", "gated_short_convolution", _triton_serves),
+)
 
 
 class _Long(torch.autograd.Function):

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from star.liv.kernels import triton
+from star.liv.kernels.choice import Kernel, Triton
 
-class _Resample(torch.autograd.Function):
+
+class _Portable(torch.autograd.Function):
     """Saves the places as int32 and the two values that each output lies between.
 
     Values are read and their gradients added up by place in the flattened values: a single index for each, where
@@ -54,4 +57,24 @@ def resample(values: Tensor, shift: Tensor) -> Tensor:
     better, so that positions are exact whatever the values' dtype is. Nothing ahead of t is ever read. Returns
     [B, ℓ, D].
     """
-    return _Resample.apply(values, shift)
+    return RESAMPLE(values, shift)
+
+
+def _reference(values: Tensor, shift: Tensor) -> Tensor:
+    """The equation in float64."""
+    exact, lead = shift.double(), values.shape[1] - shift.shape[1]
+    lag = exact.detach().floor().clamp(max=lead - 1)
+    place = torch.arange(lead, values.shape[1], device=values.device).view(1, -1, 1) - lag.long()
+    near, far = (values.double().gather(1, place - farther) for farther in (0, 1))
+    return torch.lerp(near, far, exact - lag).to(values.dtype)
+
+
+LONGEST_WINDOW = 128  # tokens; backward, the work of the Triton version grows with the window
+
+
+def _triton_serves(values: Tensor, shift: Tensor) -> bool:
+    window = values.shape[1] - shift.shape[1]
+    return 1 <= window <= LONGEST_WINDOW and shift.dtype is torch.float32 and triton.readable(values, shift)
+
+
+RESAMPLE = Kernel("resampling", _reference, _Portable.apply, triton=Triton("resample", "resample", _triton_serves))

@@ -32,4 +32,4 @@ def test_a_wrong_choice_of_kernels_is_explained(star, monkeypatch: pytest.Monkey
     monkeypatch.setenv("STAR_KERNELS", "fast")
     answer = star("doctor")
     assert answer.status == 2
-    assert "STAR_KERNELS is 'fast'; it may be one of reference, portable, native, or not set" in answer.err
+    assert "STAR_KERNELS is 'fast'; it may be one of reference, portable, native, triton, or not set" in answer.err

@@ -309,7 +309,7 @@ def test_the_environment_forces_a_choice_and_a_block_overrules_it(name: str, mon
 
 def test_a_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAR_KERNELS", "fastest")
-    with pytest.raises(StarError, match="'fastest'; it may be one of reference, portable, native"):
+    with pytest.raises(StarError, match="'fastest'; it may be one of reference, portable, native, triton"):
         selective_scan(*scan_inputs(1, 4, 3, 2))
 
 

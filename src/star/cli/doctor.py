@@ -13,7 +13,7 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead
     """Show versions, devices, compiler, cache and the implementation that each operator uses, with the reason.
 
     Compiles the native kernels where that has not been done. The environment variable STAR_KERNELS forces
-    one implementation (reference, portable or native), CXX names another compiler.
+    one implementation (reference, portable, native or triton), CXX names another compiler.
     """
     facts = machine_facts()
     if as_json:
@@ -25,13 +25,16 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead
         say(f"{device['name']:<9} {device['description']}")
     say(f"{'threads':<9} {facts['threads']} for each process")
     say(f"{'compiler':<9} {facts['compiler'] or 'none found; install g++ or name one in CXX'}")
+    say(f"{'triton':<9} {facts['triton'] or 'not installed; it comes with the extra gpu'}")
     say(f"{'cache':<9} {facts['cache']}")
     say("")
-    print_table(
-        ["operator", "implementation", "<reason"],
-        [(one["operator"], one["implementation"], one["reason"]) for one in facts["operators"]],
-        title="Operators on the CPU in float32",
-    )
+    for device, operators in (("CPU", facts["operators"]), ("GPU", facts["gpu_operators"])):
+        if operators:
+            print_table(
+                ["operator", "implementation", "<reason"],
+                [(one["operator"], one["implementation"], one["reason"]) for one in operators],
+                title=f"Operators on the {device} in float32",
+            )
 
 
 def machine_facts() -> dict[str, Any]:
@@ -42,7 +45,7 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     from star.caching import cache_folder
-    from star.liv.kernels import choices
+    from star.liv.kernels import triton
     from star.liv.kernels.native import compiler
 
     found = compiler()
@@ -55,17 +58,25 @@ def machine_facts() -> dict[str, Any]:
         "devices": _devices(),
         "threads": torch.get_num_threads(),
         "compiler": found and found.version,
+        "triton": triton.version(),
         "cache": str(cache_folder()),
-        "operators": [
-            {
-                "operator": one.operator,
-                "implementation": one.implementation.value,
-                "reason": one.reason,
-                "version": one.version,
-            }
-            for one in choices()
-        ],
+        "operators": _operators("cpu"),
+        "gpu_operators": _operators("cuda") if torch.cuda.is_available() else [],
     }
+
+
+def _operators(device: str) -> list[dict[str, str]]:
+    from star.liv.kernels import choices
+
+    return [
+        {
+            "operator": one.operator,
+            "implementation": one.implementation.value,
+            "reason": one.reason,
+            "version": one.version,
+        }
+        for one in choices(device)
+    ]
 
 
 def _devices() -> list[dict[str, str]]:

@@ -278,7 +278,7 @@ class Session:
         """Compile what can be compiled before workers start, and note what the run computes with."""
         from star.liv.kernels import fingerprint
 
-        now, before = fingerprint(), self.store.fact("kernels")
+        now, before = fingerprint(devices()[0]), self.store.fact("kernels")
         if before is None:
             self.store.put_facts(kernels=now)
         elif before != now:

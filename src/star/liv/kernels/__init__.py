@@ -1,10 +1,13 @@
 """The numerical core of the LIVs: pure functions over tensors.
 
 An operator has one file, with its equation, a float64 reference, the portable PyTorch version and, where that pays,
-what calls its C++ version in the file beside it. `KERNELS` is the table of those that can be chosen.
+what calls its C++ version in the file beside it; the folder `triton` has the versions for GPUs. `KERNELS` is the table
+of those that can be chosen.
 """
 
 from __future__ import annotations
+
+import torch
 
 from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
@@ -38,18 +41,19 @@ KERNELS: tuple[Kernel, ...] = (
 __all__ = ["KERNELS", "Choice", "Implementation", "Kernel", "choice", "choices", "fingerprint", "forced"]
 
 
-def choices() -> list[Choice]:
-    """What each operator runs on this machine, and why; compiles what has not been."""
-    return [choice(kernel) for kernel in KERNELS]
+def choices(device: str = "cpu") -> list[Choice]:
+    """What each operator runs on a device of this machine, and why; compiles for the CPU what has not been."""
+    return [choice(kernel, device) for kernel in KERNELS]
 
 
-def fingerprint() -> str:
-    """A name for this machine's arithmetic, such as `liquid scan portable, selective scan native-0123456789abcdef`.
+def fingerprint(device: str = "cpu") -> str:
+    """A name for the arithmetic of a device, such as `liquid scan portable, selective scan native-0123456789abcdef`.
 
     Implementations, compilers and CPUs round differently, so two runs can only be equal to the last bit where their
     fingerprints are. Compiles and gives the notice of missing compilers, so it is best called before workers start.
     """
-    found = choices()
-    for problem in {one.problem for one in found if one.problem}:
-        give_notice(problem)
+    found = choices(device)
+    for one in found:
+        if one.problem:
+            give_notice(one.problem, "triton" if torch.device(device).type == "cuda" else "native")
     return ", ".join(f"{one.operator} {one.version}" for one in sorted(found, key=lambda one: one.operator))

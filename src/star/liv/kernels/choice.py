@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import torch
+
 from star.errors import StarError
-from star.liv.kernels import native
+from star.liv.kernels import native, triton
 
 VARIABLE = "STAR_KERNELS"
 
@@ -22,6 +24,7 @@ class Implementation(StrEnum):
     REFERENCE = "reference"  # the equation as it is written, in float64; slow, for tests
     PORTABLE = "portable"  # PyTorch, on every device
     NATIVE = "native"  # C++ for this CPU, compiled at first use
+    TRITON = "triton"  # for GPUs, compiled at first use
 
 
 @dataclass(frozen=True)
@@ -34,35 +37,53 @@ class Native:
 
 
 @dataclass(frozen=True)
+class Triton:
+    """The Triton version of an operator: `function` of the file `module` in the folder `triton`."""
+
+    module: str
+    function: str
+    serves: Callable[..., bool]  # whether it is made for these inputs
+
+    def run(self, *inputs: Any) -> Any:
+        """Imports Triton at the first call."""
+        return triton.function(self.module, self.function)(*inputs)
+
+
+@dataclass(frozen=True)
 class Kernel:
-    """One operator in all its implementations. Called like a function, it runs the one chosen for its inputs."""
+    """One operator in all its implementations. Called like a function, it runs the one chosen for its inputs, the first
+    of which is a tensor."""
 
     name: str
     reference: Callable[..., Any]
     portable: Callable[..., Any]
     native: Native | None = None
+    triton: Triton | None = None
 
     def __call__(self, *inputs: Any) -> Any:
         return self.function(self.chosen(*inputs))(*inputs)
 
     def chosen(self, *inputs: Any) -> Implementation:
-        """What runs for `inputs`. A forced native version still leaves inputs that it is not made for to the portable
-        one.
+        """What runs for `inputs`: Triton on GPUs, C++ on CPUs, the portable version where these are missing or not made
+        for the inputs, also if they are forced.
 
         Raises:
-            StarError: the native version is forced, but cannot be compiled here.
+            StarError: what is forced is made for these inputs, but cannot be used here.
         """
         wanted = forced_implementation()
         if wanted in (Implementation.REFERENCE, Implementation.PORTABLE):
             return wanted
-        if self.native is None or not self.native.serves(*inputs):
+        device = inputs[0].device
+        fast = wanted or (Implementation.TRITON if device.type == "cuda" else Implementation.NATIVE)
+        own = self.triton if fast is Implementation.TRITON else self.native
+        if own is None or not own.serves(*inputs):
             return Implementation.PORTABLE
-        library = native.library(self.native.source)
-        if library.problem is None:
-            return Implementation.NATIVE
-        if wanted is Implementation.NATIVE:
-            raise StarError(f"the native kernels are forced, but cannot be used: {library.problem}")
-        native.give_notice(library.problem)
+        problem = triton.problem(device) if isinstance(own, Triton) else native.library(own.source).problem
+        if problem is None:
+            return fast
+        if wanted is fast:
+            raise StarError(f"the {fast} kernels are forced, but cannot be used: {problem}")
+        native.give_notice(problem, fast)
         return Implementation.PORTABLE
 
     def function(self, implementation: Implementation) -> Callable[..., Any]:
@@ -72,6 +93,8 @@ class Kernel:
                 return self.reference
             case Implementation.NATIVE if self.native is not None:
                 return self.native.function
+            case Implementation.TRITON if self.triton is not None:
+                return self.triton.run
             case _:
                 return self.portable
 
@@ -109,9 +132,9 @@ def forced_implementation() -> Implementation | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What runs for the usual inputs of an operator (float32 on the CPU), and why; `version` names its arithmetic.
+    """What runs for the usual inputs of an operator (float32) on a device, and why; `version` names its arithmetic.
 
-    `problem`: why a native version that exists cannot be used.
+    `problem`: why a faster version that exists cannot be used.
     """
 
     operator: str
@@ -121,14 +144,25 @@ class Choice:
     problem: str | None = None
 
 
-def choice(kernel: Kernel) -> Choice:
-    """The implementation that `kernel` would run, compiled where that is still to be done."""
+def choice(kernel: Kernel, device: str = "cpu") -> Choice:
+    """The implementation that `kernel` would run on a device, compiled for the CPU where that is still to be done."""
     wanted, portable = forced_implementation(), Implementation.PORTABLE
     if wanted in (Implementation.REFERENCE, Implementation.PORTABLE):
         return Choice(kernel.name, wanted, "forced", wanted)
-    if kernel.native is None:
-        return Choice(kernel.name, portable, "has no other implementation", portable)
-    library = native.library(kernel.native.source)
-    if library.problem is None:
-        return Choice(kernel.name, Implementation.NATIVE, "compiled for this CPU", f"native-{library.key}")
-    return Choice(kernel.name, portable, library.problem, portable, library.problem)
+    place = torch.device(device)
+    fast = wanted or (Implementation.TRITON if place.type == "cuda" else Implementation.NATIVE)
+    own = kernel.triton if fast is Implementation.TRITON else kernel.native
+    if own is None or (fast is Implementation.NATIVE and place.type != "cpu"):
+        others = kernel.native is not None or kernel.triton is not None
+        reason = f"has no {fast} version" if others else "has no other implementation"
+        return Choice(kernel.name, portable, reason, portable)
+    if isinstance(own, Triton):
+        problem, reason, version = triton.problem(place), "compiled for this GPU", f"triton-{triton.version()}"
+        if place.type == "cpu":
+            reason = "in Triton's interpreter"
+    else:
+        library = native.library(own.source)
+        problem, reason, version = library.problem, "compiled for this CPU", f"native-{library.key}"
+    if problem is None:
+        return Choice(kernel.name, fast, reason, version)
+    return Choice(kernel.name, portable, problem, portable, problem)

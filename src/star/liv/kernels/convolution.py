@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from star.liv.kernels import native
-from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels import native, triton
+from star.liv.kernels.choice import Kernel, Native, Triton
 from star.liv.kernels.rows import Rows, rows_of
 
 BLOCK_ELEMENTS = 1 << 16  # worked on at a time on a CPU: what several operations in a row find in its cache
@@ -226,7 +226,29 @@ def _serves_gated(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) 
     return _blocked(weight, x, gate_in, gate_out) and native.readable(x)
 
 
-SHORT_CONVOLUTION = Kernel("short convolution", _reference, _portable, Native(SOURCE, _native, _serves))
+MOST_TAPS = 16  # that a Triton program writes out
+
+
+def _triton_serves(x: Tensor, weight: Tensor, tail: Tensor | None) -> bool:
+    return tail is None and weight.shape[1] <= MOST_TAPS and triton.readable(x, weight)
+
+
+def _triton_serves_gated(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> bool:
+    fits = weight.shape[1] <= MOST_TAPS and x.shape == gate_in.shape == gate_out.shape
+    return fits and triton.readable(x, gate_in, gate_out, weight)
+
+
+SHORT_CONVOLUTION = Kernel(
+    "short convolution",
+    _reference,
+    _portable,
+    Native(SOURCE, _native, _serves),
+    Triton("short_convolution", "short_convolution", _triton_serves),
+)
 GATED_SHORT_CONVOLUTION = Kernel(
-    "gated short convolution", _gated_reference, _gated_portable, Native(SOURCE, _gated_native, _serves_gated)
+    "gated short convolution",
+    _gated_reference,
+    _gated_portable,
+    Native(SOURCE, _gated_native, _serves_gated),
+    Triton("short_convolution", "gated_short_convolution", _triton_serves_gated),
 )

@@ -112,13 +112,13 @@ def forget() -> None:
 _notice: list[str] = []
 
 
-def give_notice(problem: str) -> None:
+def give_notice(problem: str, implementation: str = "native") -> None:
     """Warn once that the portable kernels run; only in the process that the user started, not in its workers."""
     if _notice or multiprocessing.parent_process() is not None:
         return
     _notice.append(problem)
     warnings.warn(
-        f"the native kernels cannot be used ({problem}); the portable ones run instead, several times slower",
+        f"the {implementation} kernels cannot be used ({problem}); the portable ones run instead, several times slower",
         RuntimeWarning,
         stacklevel=2,
     )

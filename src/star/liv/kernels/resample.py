@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from star.liv.kernels import native
-from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels import native, triton
+from star.liv.kernels.choice import Kernel, Native, Triton
 from star.liv.kernels.rows import Rows, rows_of
 
 
@@ -116,4 +116,18 @@ def _serves(values: Tensor, shift: Tensor) -> bool:
     return native.readable(values) and native.readable(shift)
 
 
-RESAMPLE = Kernel("resampling", _reference, _Portable.apply, Native(SOURCE, _Native.apply, _serves))
+LONGEST_WINDOW = 128  # tokens; backward, the work of the Triton version grows with the window
+
+
+def _triton_serves(values: Tensor, shift: Tensor) -> bool:
+    window = values.shape[1] - shift.shape[1]
+    return 1 <= window <= LONGEST_WINDOW and shift.dtype is torch.float32 and triton.readable(values, shift)
+
+
+RESAMPLE = Kernel(
+    "resampling",
+    _reference,
+    _Portable.apply,
+    Native(SOURCE, _Native.apply, _serves),
+    Triton("resample", "resample", _triton_serves),
+)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from star.liv.kernels import native
-from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels import native, triton
+from star.liv.kernels.choice import Implementation, Kernel, Native, Triton
 from star.liv.kernels.rows import Rows, rows_of
 from star.liv.kernels.scan import scan_, segment_length
 
@@ -35,9 +35,12 @@ def selective_scan(
     y [B, ℓ, D] and the last state [B, N, D].
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    inputs = [tensor.to(dtype) for tensor in (x, delta, decay, b, c, state)]
+    inputs: tuple[Tensor, ...] = (x, delta, decay, b, c, state)
+    if SELECTIVE_SCAN.chosen(*inputs, keep) is not Implementation.TRITON:  # which reads half precision as it is
+        inputs = tuple(tensor.to(dtype) for tensor in inputs)
+        keep = None if keep is None else keep.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        y, last = SELECTIVE_SCAN(*inputs, None if keep is None else keep.to(dtype))
+        y, last = SELECTIVE_SCAN(*inputs, keep)
     return y, last
 
 
@@ -201,4 +204,19 @@ def _serves(*inputs: Tensor | None) -> bool:
     return all(tensor is None or native.readable(tensor) for tensor in inputs)
 
 
-SELECTIVE_SCAN = Kernel("selective scan", _reference, _portable, Native(SOURCE, _Native.apply, _serves))
+MOST_STATES = 64  # that a Triton program has registers for
+
+
+def _triton_serves(
+    x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
+) -> bool:
+    return decay.shape[1] <= MOST_STATES and triton.readable(x, delta, decay, b, c, state)
+
+
+SELECTIVE_SCAN = Kernel(
+    "selective scan",
+    _reference,
+    _portable,
+    Native(SOURCE, _Native.apply, _serves),
+    Triton("selective_scan", "selective_scan", _triton_serves),
+)

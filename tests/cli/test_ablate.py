@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from small_runs import SMALL, Star
 
-from star.synthesis import Run
+from star.synthesis import Ablation, Recipe, Run
 
 CONDITIONS = ("standard", "residual")
 
@@ -74,6 +74,47 @@ def test_progress_names_the_conditions_on_stderr_alone(star: Star, ablated: Path
     assert "condition residual (2 of 2)" in answer.err
     assert "candidate 1:" not in answer.err, "nothing is trained twice"
     json.loads(answer.out)
+
+
+def test_the_options_of_a_search_change_all_conditions(
+    star: Star, monkeypatch: pytest.MonkeyPatch, text: Path, tmp_path: Path
+) -> None:
+    seen: list[Recipe] = []
+
+    class Stop(Exception):
+        pass
+
+    def record(ablation: Ablation, **_: object) -> None:
+        seen.extend(ablation.recipes.values())
+        raise Stop
+
+    monkeypatch.setattr("star.synthesis.ablate", record)
+    options = ("--constraints", "parameters<=2e6", "--surrogate")
+    for more in ("--halving", "--asynchronous"):
+        with pytest.raises(Stop):
+            star("ablate", "residual-ablation", "--data", text, *options, more)
+    assert all(recipe.search.constraints == ("parameters<=2000000",) for recipe in seen)
+    assert all(recipe.surrogate is not None for recipe in seen)
+    assert [recipe.halving is not None for recipe in seen] == [True, True, False, False]
+    assert [recipe.search.mode.value for recipe in seen] == ["generational"] * 2 + ["steady-state"] * 2
+    assert all(recipe.training.schedule == "trapezoid" for recipe in seen[:2])
+    own = tmp_path / "own.toml"
+    own.write_text(
+        Recipe.load("demo").to_toml()
+        + '[ablation.with]\n"halving.rungs" = 2\n"training.schedule" = "trapezoid"\n[ablation.without]\n'
+    )
+    answer = star("ablate", own, "--halving")
+    assert answer.status == 2
+    assert "the condition 'with' has a halving.rungs, training.schedule of its own" in answer.err
+
+
+def test_a_condition_in_which_nothing_is_feasible_has_a_row(star: Star, text: Path, tmp_path: Path) -> None:
+    bounded = command(tmp_path / "all", text, "--constraints", "perplexity<=1.5")
+    answer = star(*bounded)
+    assert answer.status == 0
+    (facts, _) = json.loads(star(*bounded, "--json").out)["conditions"]
+    assert (facts["best_perplexity"], facts["fewest_parameters"]) == (None, None)
+    assert facts["hypervolumes"][-1] == 0
 
 
 def test_an_interruption_names_the_command_that_continues(tmp_path: Path, text: Path) -> None:

@@ -67,6 +67,14 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch, star) 
     assert (recipe.model.pool, recipe.model.extend) == ("extended", ("paths", "depth"))
 
 
+def test_asynchronous_is_steady_state_and_does_not_go_with_halving(monkeypatch: pytest.MonkeyPatch, star) -> None:
+    assert recipe_of(monkeypatch, star, "demo")[0].search.mode == "generational"
+    assert recipe_of(monkeypatch, star, "demo", "--asynchronous", "--surrogate")[0].search.mode == "steady-state"
+    answer = star("evolve", "demo", "--asynchronous", "--halving")
+    assert answer.status == 2
+    assert "leave out one of the two" in answer.err
+
+
 def test_without_options_the_recipe_is_the_default_one(monkeypatch: pytest.MonkeyPatch, star) -> None:
     assert recipe_of(monkeypatch, star)[0] == Recipe.load("default")
 

@@ -176,7 +176,7 @@ def the_choice_follows_the_inputs() -> None:
         assert SELECTIVE_SCAN.chosen(*inputs, None) is Implementation.TRITON
         assert SELECTIVE_SCAN.chosen(*(tensor.double() for tensor in inputs), None) is Implementation.PORTABLE
         assert SELECTIVE_SCAN.chosen(*many_states, None) is Implementation.PORTABLE
-        assert SHORT_CONVOLUTION.chosen(inputs[0], weight) is Implementation.TRITON
+        assert SHORT_CONVOLUTION.chosen(inputs[0], weight, None) is Implementation.TRITON
         assert GATED_SHORT_CONVOLUTION.chosen(inputs[0], *inputs[:1] * 2, weight) is Implementation.TRITON
         assert RESAMPLE.chosen(torch.ones(1, 9, 3), torch.ones(1, 4, 3)) is Implementation.TRITON
         assert RESAMPLE.chosen(torch.ones(1, 999, 3), torch.ones(1, 4, 3)) is Implementation.PORTABLE

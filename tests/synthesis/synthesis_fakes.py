@@ -67,6 +67,14 @@ def uneven_score(trial: Trial, report: Report) -> Outcome:
     return score(trial, report)
 
 
+def first_is_last(trial: Trial, report: Report) -> Outcome:
+    """Trial ``1`` ends when 13 others have begun: it never would if anything waited for it."""
+    if trial.name == "1":
+        while len(Path(os.environ["FAKE_LOG"]).read_text().split()) < 13:
+            time.sleep(0.01)
+    return without_failures(trial, report)
+
+
 def bug(trial: Trial, report: Report) -> Outcome:
     raise RuntimeError(f"a bug\nin {trial.name}")
 

@@ -14,6 +14,7 @@ from star.errors import StarError
 from star.genome import BackboneGenome
 from star.synthesis import Recipe, Run, Status, evolve
 from star.synthesis.objectives import Architecture
+from star.synthesis.run import reference_point
 from star.synthesis.trial import Trial, TrialFailed, train_candidate
 
 SCORE = "synthesis_fakes:without_failures"
@@ -42,6 +43,24 @@ def test_what_breaks_a_trained_constraint_is_done_and_in_no_front(recipe: Recipe
     assert feasible == sorted(feasible, reverse=True), "the feasible come first"
     with Run.open(tmp_path) as again:
         assert [candidate.violated for candidate in again.candidates] == [c.violated for c in run.candidates]
+
+
+@pytest.mark.parametrize("mode", ["generational", "steady-state"])
+def test_the_reference_box_is_there_where_the_first_generation_has_nothing_feasible(
+    recipe: Recipe, tmp_path: Path, mode: str
+) -> None:
+    free = evolve(recipe.override({"search.generations": 1}), run=tmp_path / "free", workers=2, trial=SCORE)
+    best = min(candidate.perplexity or 0 for candidate in free.candidates)
+    settings = {"search.constraints": f"perplexity<={best - 0.001}", "search.generations": 12}
+    bounded = recipe.override({**settings, "search.mode": mode})
+    run = evolve(bounded, run=tmp_path / "bounded", workers=2, trial=SCORE)
+    first = [candidate for candidate in run.candidates if candidate.generation == 1]
+    assert all(candidate.violated for candidate in first)
+    assert run.hypervolumes[0] == 0, "what breaks a constraint dominates nothing"
+    assert run.hypervolumes[-1] > 0
+    assert run.front
+    assert run.reference == free.reference, "the box of the scores, feasible or not"
+    assert reference_point([*first, replace(first[0], violated=())], recipe) != run.reference
 
 
 def test_constraints_that_nothing_keeps_are_told_at_once(

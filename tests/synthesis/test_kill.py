@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def finish(text: Path, run: Path, log: Path, workers: int, *mode: str) -> None:
     assert start(text, run, log, workers, *mode).wait(120) == 0
 
 
-def final(run: Path) -> list[object]:
+def final(run: Path) -> list[Any]:
     """All that the search says: every candidate, every population."""
     with Run.open(run) as found:
         assert found.state is RunState.FINISHED
@@ -88,6 +89,41 @@ def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path:
         assert final(run) == expected
         assert not (run / "checkpoints").exists()
     assert in_between >= 3, "some kills fell into the middle of the search"
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_killed_search_in_steady_state_goes_on(text: Path, tmp_path: Path, workers: int) -> None:
+    """One worker ends like an undisturbed search. Of several, what they had told by the kill decides the rest: the run
+    is one that a search could have made, with everything in it once."""
+    finish(text, tmp_path / "whole", tmp_path / "whole.log", 1, "steady-state")
+    expected = final(tmp_path / "whole")
+    rng = random.Random(7)
+    kills = in_between = 0
+    run, log = tmp_path / "run0", tmp_path / "log0"
+    while kills < 4 or not in_between:
+        run, log = tmp_path / f"run{kills}", tmp_path / f"log{kills}"
+        log.touch()
+        status = None
+        while status is None:
+            before, read = settled(run), len(log.read_text().split())
+            coordinator = start(text, run, log, workers, "steady-state")
+            if kills < 4 and lived(coordinator, log, read, rng):
+                coordinator.kill()
+                kills += 1
+            status = coordinator.wait(120)
+            assert before.isdisjoint(log.read_text().split()[read:]), "a stored result is never computed again"
+            if status < 0:
+                in_between += 0 < len(settled(run)) < 26
+                status = None
+        assert status == 0
+        candidates, populations = final(run)
+        if workers == 1:
+            assert [candidates, populations] == expected
+        assert len({candidate.digest for candidate in candidates}) == len(candidates) == 6 + 5 * 4
+        assert sorted(candidate.ended for candidate in candidates) == list(range(1, 27))
+        assert len(populations) == 6
+        finish(text, run, log, 2, "steady-state")  # asks and tells everything again, and finds the same
+        assert final(run) == [candidates, populations]
 
 
 def test_workers_of_a_killed_search_do_not_linger(text: Path, tmp_path: Path) -> None:

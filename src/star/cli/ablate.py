@@ -32,8 +32,12 @@ def run(
         typer.Option("--run", help="Where each condition gets a run directory; those that exist are continued."),
     ] = None,
     objectives: options.Objectives = None,
+    constraints: options.Constraints = None,
     pool: options.Pool = None,
     extend: options.Extend = None,
+    halving: options.Halving = False,
+    surrogate: options.SurrogateScreen = False,
+    asynchronous: options.Asynchronous = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -56,6 +60,7 @@ def run(
         data=data,
         tokenizer=tokenizer,
         objectives=objectives,
+        constraints=constraints,
         pool=pool,
         extend=extend,
         population=population,
@@ -67,7 +72,9 @@ def run(
         batch_tokens=batch_tokens,
         seed=seed,
     )
-    chosen = Ablation.load(recipe).override(settings)
+    loaded = Ablation.load(recipe)
+    settings |= options.scheme_settings(loaded.recipe, halving=halving, surrogate=surrogate, asynchronous=asynchronous)
+    chosen = loaded.override(settings)
     path = run or options.default_run(recipe, *chosen.recipes.values())
     say(f"run directories: {', '.join(str(path / name) for name in chosen.conditions)}", err=True)
     try:
@@ -93,7 +100,7 @@ def _show(results: list[ConditionResult]) -> None:
                 result.condition,
                 f"{result.candidates}" + (f" ({result.failed} failed)" if result.failed else ""),
                 NOTHING if result.best_perplexity is None else f"{result.best_perplexity:.3f}",
-                format_count(result.fewest_parameters),
+                NOTHING if result.fewest_parameters is None else format_count(result.fewest_parameters),
                 f"{result.hypervolumes[-1]:.3f}",
             )
             for result in results

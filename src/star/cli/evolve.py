@@ -35,6 +35,7 @@ def run(
     extend: options.Extend = None,
     halving: options.Halving = False,
     surrogate: options.SurrogateScreen = False,
+    asynchronous: options.Asynchronous = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -54,7 +55,6 @@ def run(
     """
     from star.cli.progress import search_progress
     from star.synthesis import RunState, evolve
-    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
 
     settings = options.search_settings(
         data=data,
@@ -73,10 +73,7 @@ def run(
         seed=seed,
     )
     base = _base_recipe(recipe, run)
-    if halving and base.halving is None:
-        settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
-    if surrogate and base.surrogate is None:
-        settings["surrogate.factor"] = SurrogateRecipe().factor
+    settings |= options.scheme_settings(base, halving=halving, surrogate=surrogate, asynchronous=asynchronous)
     settings["search.calibrate"] = calibrate
     if seed_from is not None:
         settings["search.initial"] = options.front_genomes(seed_from)

@@ -77,6 +77,14 @@ SurrogateScreen = Annotated[
         "--surrogate", help="Breed more than is trained, and choose by predicted scores; sets the recipe's [surrogate]."
     ),
 ]
+Asynchronous = Annotated[
+    bool,
+    typer.Option(
+        "--asynchronous",
+        help="Breed one candidate whenever a worker is free, without generations to wait for; sets the recipe's mode = "
+        "steady-state. With several workers, what is found depends on who is ready first.",
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="Stop after this time, such as 90s, 30m or 2h: what runs is finished, the run can be continued."),
@@ -119,6 +127,20 @@ def search_settings(*, pool: str | None, extend: str | None, **options: Any) -> 
     from star.synthesis.pools import pool_settings
 
     return {_SETTINGS[name]: value for name, value in options.items()} | pool_settings(pool, extend)
+
+
+def scheme_settings(recipe: Recipe, *, halving: bool, surrogate: bool, asynchronous: bool) -> dict[str, Any]:
+    """The settings by which a search departs from the paper's protocol, where the recipe has none of its own."""
+    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
+
+    settings: dict[str, Any] = {}
+    if halving and recipe.halving is None:
+        settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
+    if surrogate and recipe.surrogate is None:
+        settings["surrogate.factor"] = SurrogateRecipe().factor
+    if asynchronous:
+        settings["search.mode"] = "steady-state"
+    return settings
 
 
 def seconds(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from star.evolution.generational import Generational
 from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.scalar import Firefly, GeneticAlgorithm
+from star.evolution.steady import SteadyStateNSGA2
 from star.genome import BackboneGenome
 
 
@@ -33,13 +35,24 @@ class Algorithm(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
+class Mode(enum.StrEnum):
+    """When a search breeds and selects."""
+
+    GENERATIONAL = "generational"  # when a whole generation is told; the paper's
+    STEADY_STATE = "steady-state"  # whenever a worker is free, and whenever a score is told
+
+
 ALGORITHMS: dict[str, type[Generational]] = {
     algorithm.name: algorithm for algorithm in (NSGA2, GeneticAlgorithm, Firefly, RandomSearch, RegularisedEvolution)
 }
 
 
-def algorithm_class(name: str) -> type[Generational]:
-    """The algorithm of that name; StarError if there is none."""
+def algorithm_class(name: str, mode: Mode = Mode.GENERATIONAL) -> type[Generational]:
+    """The algorithm of that name; StarError if there is none, or none in that mode."""
     if name not in ALGORITHMS:
         raise StarError(f"{name!r} is no search algorithm; there are: {', '.join(ALGORITHMS)}.")
-    return ALGORITHMS[name]
+    if mode is Mode.GENERATIONAL:
+        return ALGORITHMS[name]
+    if name != NSGA2.name:
+        raise StarError(f"{name!r} searches in generations only; the algorithm in steady state is {NSGA2.name}.")
+    return SteadyStateNSGA2

@@ -31,7 +31,7 @@ class RegularisedEvolution(GeneticAlgorithm):
             parent = self.population[tournament(keys, self.tournament, self._rng)]
             mutant = mutate(parent.genome, self.pool, self._rng, self.mutation)
             if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
-                born.append(Individual(*claimed, parents=(parent.digest,), generation=self.generation + 1))
+                born.append(Individual(*claimed, parents=(parent.digest,), generation=self.birth_generation))
         return self._filled(born, size)
 
     def _selected(self, parents: list[Individual], born: list[Individual]) -> list[Individual]:

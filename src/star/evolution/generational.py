@@ -99,7 +99,8 @@ class Generational(ABC):
         An empty list says that no new architecture is left to ask for.
         """
         if not self._pending:
-            born = self._first_generation() if self.generation == 0 else self._screened()
+            size = self.population_size - self.elites
+            born = self._first_generation() if self.generation == 0 else self._screened(size)
             self._pending = {individual.digest: individual for individual in born}
             self._untold = set(self._pending)
         return [individual.genome for individual in self._pending.values()]
@@ -110,13 +111,27 @@ class Generational(ABC):
         A generation may be told in any order and in parts; it ends, and selection happens, with its last part.
         Raises StarError for a genome that was not asked for, a second report, or a wrong number of scores.
         """
+        told = self._heard(genomes, scores)
+        self._pending.update(told)
+        self._untold -= told.keys()
+        if told and not self._untold:
+            self.population = self._selected(self.population, list(self._pending.values()))
+            if self._screen is not None:
+                self._told += [individual for individual in self._pending.values() if individual.feasible]
+            self.generation += 1
+            self._pending = {}
+
+    def _heard(
+        self, genomes: Sequence[BackboneGenome], scores: Sequence[Sequence[float] | None]
+    ) -> dict[str, Individual]:
+        """The individuals told of with their scores, by digest; settles the number of objectives."""
         if len(genomes) != len(scores):
             raise StarError(f"{len(genomes)} genomes were told with {len(scores)} rows of scores; give one row each.")
         objectives = self.objectives
         told: dict[str, Individual] = {}
         for genome, row in zip(genomes, scores, strict=True):
             digest = genome.digest(self.pool)
-            if digest not in self._pending or digest not in self._untold or digest in told:
+            if digest not in self._untold or digest in told:
                 raise StarError(f"genome {str(genome)!r} is not waiting for scores; tell each genome of ask() once.")
             if row is not None:
                 objectives = len(row) if objectives is None else objectives
@@ -126,14 +141,12 @@ class Generational(ABC):
                     )
             told[digest] = replace(self._pending[digest], scores=feasible_scores(row))
         self.objectives = objectives
-        self._pending.update(told)
-        self._untold -= told.keys()
-        if told and not self._untold:
-            self.population = self._selected(self.population, list(self._pending.values()))
-            if self._screen is not None:
-                self._told += [individual for individual in self._pending.values() if individual.feasible]
-            self.generation += 1
-            self._pending = {}
+        return told
+
+    @property
+    def birth_generation(self) -> int:
+        """The generation that the next birth counts to."""
+        return self.generation + 1
 
     @abstractmethod
     def _fitness(self, individuals: Sequence[Individual]) -> list[Fitness]:
@@ -155,9 +168,8 @@ class Generational(ABC):
                 born.append(Individual(genome, digest))
         return self._filled(born, self.population_size)
 
-    def _screened(self) -> list[Individual]:
-        """The offspring to ask for: all that are bred, or those that the screen chooses of more."""
-        size = self.population_size - self.elites
+    def _screened(self, size: int) -> list[Individual]:
+        """``size`` offspring to ask for: all that are bred, or those that the screen chooses of more."""
         if self._screen is None:
             return self._offspring(size)
         bred = self._offspring(size * self._screen.factor)
@@ -180,7 +192,7 @@ class Generational(ABC):
                 mutant = mutate(child, self.pool, self._rng, self.mutation)
                 if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
                     parents = tuple(dict.fromkeys((first.digest, second.digest)))
-                    born.append(Individual(*claimed, parents=parents, generation=self.generation + 1))
+                    born.append(Individual(*claimed, parents=parents, generation=self.birth_generation))
             fruitless = 0 if len(born) > before else fruitless + 1
         return self._filled(born, size)
 
@@ -197,7 +209,7 @@ class Generational(ABC):
             claimed = self._archive.claim_random(self.depth, self._rng)
             if claimed is None:
                 break
-            born.append(Individual(*claimed, generation=self.generation + 1))
+            born.append(Individual(*claimed, generation=self.birth_generation))
         return born
 
     def _settings(self) -> dict[str, Any]:

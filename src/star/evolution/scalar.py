@@ -81,7 +81,7 @@ class Firefly(GeneticAlgorithm):
                 parents.append(self.population[other].digest)
             mutant = mutate(mover, self.pool, self._rng, self.mutation)
             if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
-                born.append(Individual(*claimed, parents=tuple(parents), generation=self.generation + 1))
+                born.append(Individual(*claimed, parents=tuple(parents), generation=self.birth_generation))
         return self._filled(born, size)
 
     def _moved(self, genome: BackboneGenome, towards: BackboneGenome) -> BackboneGenome:

@@ -51,7 +51,7 @@ class Surrogate:
 
     Offspring are ranked by predicted front and crowding, together with the population's own scores; what is known
     without training is not predicted. ``random_share`` of the places goes to offspring drawn blindly, which keeps the
-    model from deciding what it will ever learn of.
+    model from deciding what it will ever learn of; of a single place it is the chance.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class Surrogate:
         scored = [individual for individual in told if individual.scores is not None]
         if len(scored) < FEWEST or len(bred) <= places:
             return list(bred[:places])
-        blind = set(rng.sample(range(len(bred)), math.ceil(self.random_share * places)))
+        # Rounded up, the share of a single place would be all of it: nothing would ever be chosen.
+        share = self.random_share * places
+        count = math.ceil(share) if places > 1 else int(rng.random() < share)
+        blind = set(rng.sample(range(len(bred)), count))
         rest = [index for index in range(len(bred)) if index not in blind]
         rows = self.predict([bred[index] for index in rest], scored, rng)
         rivals = [individual.scores for individual in population if individual.scores is not None]

@@ -40,7 +40,7 @@ class Comparison:
 def comparison(run: Run) -> Comparison:
     """Compare the front of `run` with the baselines that `star.synthesis.compare` has trained.
 
-    Raises StarError where a baseline is missing or no generation has ended.
+    Raises StarError where a baseline is missing or there is no front.
     """
     front = require_front(run)
     found = run.baselines
@@ -54,8 +54,13 @@ def comparison(run: Run) -> Comparison:
 
 
 def require_front(run: Run) -> tuple[Candidate, ...]:
-    """The front of `run`; StarError where no generation has ended."""
+    """The front of `run`; StarError where no generation has ended, or nothing keeps to the constraints."""
     front = tuple(run.front)
+    if not front and run.generations:
+        raise StarError(
+            f"the run {str(run.path)!r} has no front: no candidate keeps to {', '.join(run.recipe.search.constraints)} "
+            "yet; continue it with more --generations, or loosen that in a new run"
+        )
     if not front:
         raise StarError(f"the run {str(run.path)!r} has no population yet; continue it with `star evolve` first")
     return front

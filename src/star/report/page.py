@@ -98,9 +98,13 @@ def _summary(run: Run) -> str:
 def _front(run: Run) -> str:
     front = run.front
     if not front:
-        return "<p>No generation has ended yet.</p>"
+        return f"<p>{_why_no_front(run)}.</p>"
     caption = "The non-dominated candidates of the last population" + (", and the baselines" if run.baselines else "")
     return f'<p class="quiet">{caption}.</p>' + _table(run, [*front, *run.baselines.values()], run.baselines.keys())
+
+
+def _why_no_front(run: Run) -> str:
+    return "No candidate keeps to all constraints" if run.generations else "No generation has ended yet"
 
 
 def _all_candidates(run: Run) -> str:
@@ -151,7 +155,7 @@ def _figure(chart: Chart) -> str:
 def _drawings(run: Run) -> str:
     front = run.front
     if not front:
-        return "<p>No generation has ended yet.</p>"
+        return f"<p>{_why_no_front(run)}.</p>"
     figures = []
     used: set[int] = set()
     composed: list[Stage] = []

@@ -110,9 +110,9 @@ class ConditionResult:
     candidates: int
     failed: int
     best_perplexity: float | None
-    """On the front; None where nothing is trained."""
-    fewest_parameters: int
-    """On the front."""
+    """On the front; None where nothing is trained, or nothing keeps to the constraints."""
+    fewest_parameters: int | None
+    """On the front; None where nothing keeps to the constraints."""
     hypervolumes: tuple[float, ...]
     """Of each generation, as in ``Run.hypervolumes``, but in the box of all conditions' first generations together."""
 
@@ -170,7 +170,7 @@ def _result(name: str, run: Run, first: list[Candidate]) -> ConditionResult:
         candidates=len(candidates),
         failed=sum(candidate.status is Status.FAILED for candidate in candidates),
         best_perplexity=min((c.perplexity for c in front if c.perplexity is not None), default=None),
-        fewest_parameters=min(candidate.parameters for candidate in front),
+        fewest_parameters=min((candidate.parameters for candidate in front), default=None),
         hypervolumes=tuple(
             dominated_share(run.population(generation), first, recipe) for generation in range(1, run.generations + 1)
         ),

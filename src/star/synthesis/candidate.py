@@ -62,6 +62,10 @@ class Candidate:
     """Why it failed, in one line."""
     seconds: float | None = None
     """Wall time of its trial."""
+    bred_after: int | None = None
+    """In steady state: how many results the search had heard when it bred this one; else None."""
+    ended: int | None = None
+    """In steady state: its place, from 1, in the order in which results came; else None."""
 
     @property
     def id(self) -> int | None:

@@ -82,7 +82,8 @@ class TextRepeated:
 
 @dataclass(frozen=True)
 class GenerationStarted:
-    """All candidates of a generation, those of an earlier start of this run with their results."""
+    """All candidates of a generation, those of an earlier start of this run with their results; none for the later
+    generations of a search in steady state, whose candidates are bred one by one."""
 
     generation: int
     candidates: tuple[Candidate, ...]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from star.data import DataRecipe
 from star.errors import StarError
-from star.evolution import algorithm_class, rung_budgets
+from star.evolution import Mode, algorithm_class, rung_budgets
 from star.genome import BackboneGenome, OptionPool, require_valid
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
@@ -49,6 +49,10 @@ class SearchRecipe(CheckedModel):
     """The evolutionary search (paper 4, A.4). The defaults are the paper's."""
 
     algorithm: str = "nsga2"
+    mode: Mode = Field(
+        default=Mode.GENERATIONAL,
+        description="generational, or steady-state: breed one whenever a worker is free, and wait for nobody",
+    )
     objectives: tuple[str, ...] = Field(default=("perplexity", "parameters"), description="all of them minimised")
     constraints: tuple[str, ...] = Field(
         default=(), description="what candidates must keep to, such as parameters<=80e6; any objective, >= too"
@@ -100,6 +104,11 @@ class SearchRecipe(CheckedModel):
     @classmethod
     def _known_constraints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(parse_constraint(text).text for text in value))
+
+    @model_validator(mode="after")
+    def _algorithm_has_the_mode(self) -> Self:
+        algorithm_class(self.algorithm, self.mode)
+        return self
 
     @model_validator(mode="after")
     def _elites_leave_room(self) -> Self:
@@ -156,6 +165,11 @@ class Recipe(CheckedModel):
     def _rungs_can_be_trained(self) -> Self:
         if self.halving is None:
             return self
+        if self.search.mode is Mode.STEADY_STATE:
+            raise StarError(
+                "halving compares the candidates of a generation, for which search.mode = 'steady-state' does not "
+                "wait; leave out one of the two"
+            )
         if self.search.algorithm not in HALVED:
             raise StarError(
                 f"halving leaves most candidates without a score, which search.algorithm = {self.search.algorithm!r} "

@@ -169,7 +169,8 @@ def first_front(candidates: list[Candidate], objectives: tuple[str, ...]) -> lis
 def reference_point(first: list[Candidate], recipe: Recipe) -> tuple[float, ...] | None:
     """For each objective the worst score of the first generation, and a tenth of that generation's range beyond it.
 
-    Without a range, a tenth of the score. None if no candidate of that generation is done.
+    Without a range, a tenth of the score. Where none keeps to all constraints, those that are done and break
+    some count. None if no candidate of that generation is done.
     """
     box = _box(first, recipe)
     return None if box is None else box[1]
@@ -189,9 +190,11 @@ def dominated_share(population: list[Candidate], first: list[Candidate], recipe:
 
 
 def _box(first: list[Candidate], recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    rows = [row for candidate in first if (row := score_row(candidate, recipe.search.objectives)) is not None]
-    if not rows:
+    done = [candidate for candidate in first if candidate.status is Status.DONE]
+    counted = [candidate for candidate in done if not candidate.violated] or done
+    if not counted:
         return None
+    rows = [[candidate.scores[objective] for objective in recipe.search.objectives] for candidate in counted]
     best = tuple(min(column) for column in zip(*rows, strict=True))
     worst = tuple(max(column) for column in zip(*rows, strict=True))
     margins = [REFERENCE_MARGIN * ((high - low) or abs(high) or 1.0) for low, high in zip(best, worst, strict=True)]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 
-from star.errors import StarError
-from star.evolution import Algorithm, Surrogate, algorithm_class
+from star.evolution import Algorithm, SteadyStateNSGA2, Surrogate, algorithm_class
 from star.genome import BackboneGenome
+from star.synthesis.births import keep_population, newborn, not_reproducible, nothing_admitted, require_a_survivor
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.events import (
-    GenerationFinished,
     GenerationStarted,
     Listener,
     SearchFinished,
@@ -24,9 +22,10 @@ from star.synthesis.local import start_server
 from star.synthesis.measures import own_function
 from star.synthesis.objectives import PYTHON
 from star.synthesis.recipe import Recipe
-from star.synthesis.run import Run, dominated_share, score_row
+from star.synthesis.run import Run, score_row
 from star.synthesis.seeds import derived_seed
 from star.synthesis.session import BudgetSpent, Session, open_session
+from star.synthesis.steady import SteadySearch
 from star.synthesis.trial import TRAIN_CANDIDATE
 
 
@@ -43,7 +42,8 @@ def evolve(
     """Search for architectures and keep everything in the directory ``run``; an existing run is continued.
 
     A continued run ends with the population that an undisturbed one has, and nothing that is done is trained again.
-    A larger ``search.generations`` extends a finished run. The result does not depend on ``workers``.
+    A larger ``search.generations`` extends a finished run. The result does not depend on ``workers``, unless
+    ``search.mode`` is steady state: with several workers it then depends on which of them is ready first.
 
     Args:
         recipe: a recipe, the name of one (see ``Recipe.names``) or a TOML file; None continues with the run's own.
@@ -57,7 +57,8 @@ def evolve(
 
     Raises StarError for a bad recipe, a run that is in use or that began with another recipe or text, a generation in
     which every candidate failed, or one that could not be trained whole, through the fault of the machine: the others
-    are stored then, and starting again continues. On KeyboardInterrupt, workers end and the run can be continued.
+    that were bred by then are stored, and starting again continues. On KeyboardInterrupt, workers end and the run can
+    be continued.
     """
     if isinstance(recipe, (str, Path)):
         recipe = Recipe.load(recipe)
@@ -77,6 +78,8 @@ def evolve(
         algorithm = _algorithm(session.recipe)
         exhausted = False
         try:
+            if isinstance(algorithm, SteadyStateNSGA2):
+                exhausted = SteadySearch(session, algorithm).run()
             while algorithm.generation < session.recipe.search.generations and not exhausted:
                 exhausted = not _generation(session, algorithm)
         except BudgetSpent:
@@ -84,13 +87,13 @@ def evolve(
             return Run.open(path)
         if exhausted:
             session.store.put_facts(exhausted=str(algorithm.generation))
-        tell(SearchFinished(algorithm.generation, exhausted))
+        tell(SearchFinished(session.store.generations(), exhausted))
     return Run.open(path)
 
 
 def _algorithm(recipe: Recipe) -> Algorithm:
     search = recipe.search
-    return algorithm_class(search.algorithm)(
+    return algorithm_class(search.algorithm, search.mode)(
         recipe.pool,
         depth=recipe.model.depth,
         population_size=search.population,
@@ -123,16 +126,16 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     genomes = algorithm.ask()
     if not genomes:
         if generation == 1:
-            raise _nothing_admitted(recipe)
+            raise nothing_admitted(recipe)
         return False
     candidates = store.candidates(generation)
     if recipe.needs_training and (not candidates or _any_pending(candidates)):
         session.ready_corpus()  # a text that cannot be read is told before anything is announced
     if not candidates:
-        candidates = _newborn(session, algorithm, generation)
+        candidates = newborn(session, algorithm.pending, {each.digest: each.name for each in store.candidates()})
         store.add(candidates)
     elif [candidate.digest for candidate in candidates] != [born.digest for born in algorithm.pending]:
-        raise _not_reproducible(session.run, generation)
+        raise not_reproducible(session.run, generation)
     tell(GenerationStarted(generation, tuple(candidates)))
     in_rungs = recipe.halving is not None and (generation == 1 or halving_works(store.candidates(generation=1), recipe))
     if in_rungs:
@@ -143,66 +146,12 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
     else:
         session.finish_untrained(candidates)
     candidates = store.candidates(generation)
-    _require_a_survivor(candidates, generation)
+    require_a_survivor(candidates, generation)
 
     algorithm.tell(genomes, [score_row(candidate, recipe.search.objectives) for candidate in candidates])
-    names = {candidate.digest: candidate.name for candidate in store.candidates()}
-    survivors = [names[individual.digest] for individual in algorithm.population]
-    stored = [candidate.name for candidate in store.population(generation)]
-    if not stored:
-        store.set_population(generation, survivors)
-    elif stored != survivors:
-        raise _not_reproducible(session.run, generation)
-    population = store.population(generation)
-    volume = dominated_share(population, store.candidates(generation=1), recipe)
-    tell(GenerationFinished(generation, tuple(population), volume))
+    keep_population(session, algorithm, generation, {each.digest: each.name for each in store.candidates()})
     return True
 
 
 def _any_pending(candidates: list[Candidate]) -> bool:
     return any(candidate.status is Status.PENDING for candidate in candidates)
-
-
-def _newborn(session: Session, algorithm: Algorithm, generation: int) -> list[Candidate]:
-    """The candidates of a new generation, in the order asked, with their static scores."""
-    known = session.store.candidates()
-    names = {candidate.digest: candidate.name for candidate in known}
-    pool = session.recipe.pool
-    return [
-        session.assessed(
-            Candidate(
-                name=str(number),
-                genome=str(born.genome),
-                canonical=str(born.genome.canonical(pool)),
-                digest=born.digest,
-                seed=0,
-                parents=tuple(names[parent] for parent in born.parents),
-                generation=generation,
-            ),
-            pool,
-        )
-        for number, born in enumerate(algorithm.pending, start=len(known) + 1)
-    ]
-
-
-def _require_a_survivor(candidates: list[Candidate], generation: int) -> None:
-    if all(candidate.status is Status.FAILED for candidate in candidates):
-        (reason, count), *_ = Counter(candidate.failure for candidate in candidates).most_common(1)
-        raise StarError(
-            f"all {len(candidates)} candidates of generation {generation} failed, {count} of them because: {reason}. "
-            "Mend the recipe and start a new run"
-        )
-
-
-def _nothing_admitted(recipe: Recipe) -> StarError:
-    return StarError(
-        f"no random genome of {recipe.model.depth} LIVs at width {recipe.model.width} keeps to "
-        f"search.constraints = {', '.join(recipe.search.constraints)}; loosen them, or change depth or width"
-    )
-
-
-def _not_reproducible(run: Path, generation: int) -> StarError:
-    return StarError(
-        f"generation {generation} of the run {str(run)!r} does not follow from its recipe: another version of STAR "
-        "made it; continue it with that version, or start a new run"
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -47,6 +47,10 @@ WORKER_LOG = "workers.log"
 CHECKPOINTS = "checkpoints"  # of a generation in progress
 MANY_TIMES = 100  # a budget of more than so many training texts deserves a warning
 
+#: What to train next, and the pool that gives its genome a meaning; None: nothing more.
+Supply = Callable[[], tuple[Candidate, OptionPool] | None]
+Finish = Callable[[Candidate], None]
+
 
 class BudgetSpent(Exception):
     """The deadline of a session has passed before everything was trained; what was trained is stored."""
@@ -77,6 +81,8 @@ class Session:
         self._trial = trial
         self.deadline: float | None = None
         """On the monotonic clock; no trial is started after it."""
+        self.faults: dict[str, str] = {}
+        """Candidates of the present training that could not be trained, through no fault of theirs, and why."""
         self._executor: Executor | None = None
         self._corpus: TokenizedCorpus | None = None
 
@@ -107,25 +113,40 @@ class Session:
         A candidate that fails is stored as failed and stops nobody else. One that cannot be trained for another cause
         (a full disk, a killed worker, a time-out) stays pending; StarError tells of it when the others are stored.
         """
-        pending = {candidate.name: candidate for candidate in candidates if candidate.status is Status.PENDING}
-        if not pending:
-            return
+        queue = deque(
+            (candidate, pools[candidate.name]) for candidate in candidates if candidate.status is Status.PENDING
+        )
+        if queue:
+            self.train_each(lambda: queue.popleft() if queue else None, rung=rung)
+        if queue:
+            raise BudgetSpent
+
+    def train_each(self, supply: Supply, *, rung: int | None = None, finish: Finish | None = None) -> None:
+        """Train what ``supply`` gives, asking it whenever a worker is free; None from it is its last word.
+
+        ``finish`` stores a result, ``Session.finish`` if left out; what it does is done before ``supply`` is asked
+        again. After the deadline nothing more is asked for. Candidates and errors as in ``train``; ``faults`` says
+        meanwhile what could not be trained.
+        """
         corpus, executor = self.ready_corpus(), self._ready_executor()
-        faults: dict[str, str] = {}
-        queue = deque(pending.values())
+        finish = finish or self.finish
+        running: dict[str, Candidate] = {}
+        self.faults = {}
 
         def submit(count: int) -> None:
-            # Trials wait here and not in the executor, so that a deadline finds nothing queued behind it.
-            for _ in range(min(count, len(queue))):
-                if self.deadline is None or time.monotonic() < self.deadline:
-                    candidate = queue.popleft()
-                    executor.submit(self._trial_of(candidate, pools[candidate.name], corpus, rung))
+            # Trials wait outside the executor, so that a deadline finds nothing queued behind it.
+            for _ in range(count):
+                if self.deadline is not None and time.monotonic() >= self.deadline:
+                    return
+                if (given := supply()) is None:
+                    return
+                candidate, pool = given
+                running[candidate.name] = candidate
+                executor.submit(self._trial_of(candidate, pool, corpus, rung))
 
         submit(executor.workers)
         for event in executor.events():
-            candidate = pending[event.trial.name]
-            if isinstance(event, (TrialDone, TrialError)):
-                submit(1)
+            candidate = running[event.trial.name]
             match event:
                 case TrialStarted(attempt=attempt):
                     self.listener(CandidateStarted(candidate, attempt))
@@ -134,25 +155,25 @@ class Session:
                 case TrialLost(reason=reason):
                     self.listener(CandidateLost(candidate, reason))
                 case TrialDone(outcome=outcome, seconds=seconds):
-                    self._keep(candidate, outcome, seconds, rung)
+                    self._keep(candidate, outcome, seconds, rung, finish)
                 case TrialError(reason=reason, fault=True):
-                    faults[candidate.name] = reason
+                    self.faults[candidate.name] = reason
                     self.listener(CandidateLeft(candidate, reason))
                 case TrialError(reason=reason, seconds=seconds):
                     spent = seconds + (candidate.seconds or 0.0)
-                    self.finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=spent))
-        if faults:
-            raise self._not_trained([name for name in pending if name in faults], faults)
-        if queue:
-            raise BudgetSpent
+                    finish(replace(candidate, status=Status.FAILED, failure=reason, seconds=spent))
+            if isinstance(event, (TrialDone, TrialError)):
+                submit(1)
+        if self.faults:
+            raise self._not_trained([name for name in running if name in self.faults], self.faults)
 
-    def _keep(self, candidate: Candidate, outcome: Outcome, seconds: float, rung: int | None) -> None:
+    def _keep(self, candidate: Candidate, outcome: Outcome, seconds: float, rung: int | None, finish: Finish) -> None:
         """Store what a trial has measured: the end of a candidate, or a rung that it has reached."""
         tokens = candidate.tokens + self._trained_tokens(rung)
         done = replace(self._measured(candidate, outcome, seconds + (candidate.seconds or 0.0)), tokens=tokens)
         budgets = self.recipe.rung_tokens
         if rung is None or rung == len(budgets) - 1:
-            self.finish(done)
+            finish(done)
             return
         reached = replace(
             candidate,
@@ -190,7 +211,11 @@ class Session:
         """Store the pending ones of ``candidates`` as done with their static scores: no objective needs training."""
         for candidate in candidates:
             if candidate.status is Status.PENDING:
-                self.finish(replace(candidate, status=Status.DONE, violated=self.recipe.violated(candidate.scores)))
+                self.finish(self.untrained(candidate))
+
+    def untrained(self, candidate: Candidate) -> Candidate:
+        """The candidate as done with its static scores."""
+        return replace(candidate, status=Status.DONE, violated=self.recipe.violated(candidate.scores))
 
     def _not_trained(self, names: Sequence[str], reasons: dict[str, str]) -> StarError:
         first, more = names[0], len(names) - 1

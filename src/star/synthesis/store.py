@@ -20,6 +20,7 @@ from star.synthesis.candidate import Candidate, Rung, Status
 CALIBRATION = "calibration"  # the fact that holds one, see star.synthesis.calibration
 DATABASE = "run.db"
 FORMAT = 1
+_PLACES = ("bred_after", "ended")  # of candidates in steady state
 
 _SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -221,6 +222,7 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "violated": candidate.violated,
                 "rungs": [[rung.tokens, rung.scores] for rung in candidate.rungs],
                 "tokens": candidate.tokens,
+                **{name: place for name in _PLACES if (place := getattr(candidate, name)) is not None},
             }
         ),
     }

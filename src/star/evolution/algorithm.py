@@ -11,7 +11,7 @@ from star.evolution.generational import Generational
 from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.scalar import Firefly, GeneticAlgorithm
-from star.genome import BackboneGenome
+from star.genome import BackboneGenome, OptionPool
 
 
 class Algorithm(Protocol):
@@ -19,6 +19,9 @@ class Algorithm(Protocol):
 
     generation: int
     population: list[Individual]
+
+    @property
+    def pool(self) -> OptionPool: ...
 
     @property
     def front(self) -> list[Individual]: ...

@@ -46,8 +46,8 @@ def show(target: ArchitectureTarget, cost: Cost) -> None:
     if target.pool.extensions:
         say(f"extensions {', '.join(target.pool.extensions)}")
     for liv in derived_classes(target.genome):
-        row = target.pool[liv]
-        say(f"class {liv} is {row.name}: operator {row.operator}, featurizer {row.featurizer}")
+        derived = target.pool[liv]
+        say(f"class {liv} is {derived.name}: operator {derived.operator}, featurizer {derived.featurizer}")
     say("")
     head = [">LIV", ">class", "name", ">parameters", ">cache bytes", "<sharing"]
     rows = [

@@ -28,7 +28,7 @@ from star.genome.structure import (
 )
 
 MOST_EXPANSION, MOST_STATES, MOST_REPEAT = 8, 256, 16  # that mutations lead to
-MOST_WORDS = 2  # differences that a name spells out
+LONGEST_NAME = 32  # characters, so that tables have room
 ROUNDS = 4  # in which the groups of a class settle on integers that go together
 
 #: For each token mixing the class that lends its feature groups, where an operator gets another structure, and its
@@ -225,30 +225,28 @@ def strategies_of(mixing: TokenMixing, groups: dict[str, FeatureGroup]) -> tuple
 
 
 def described(row: LivClass) -> str:
-    """A name that says what a class is: the nearest class of the pools that come with STAR, with the same token mixing,
-    and what is different about this one, or in how many integers it differs where that is much."""
+    """A short name that says what a class is: the nearest class of the pools that come with STAR, with the same token
+    mixing, and what is different about this one, or in how many integers it differs where that is long."""
     known = [other for other in _KNOWN if other.operator.token_mixing is row.operator.token_mixing]
     near = min(known, key=lambda other: (other.differential is not row.differential, len(_differences(other, row))))
     differences = _differences(near, row)
     groups: dict[str, list[str]] = {}
     for genome, difference in differences:
         groups.setdefault(difference, []).append(genome)
-    parts = [text if where == [OPERATOR] else f"{text} of {', '.join(where)}" for text, where in groups.items()]
+    parts = [text if where == [OPERATOR] else f"{'+'.join(where)} {text}" for text, where in groups.items()]
     if row.identity != near.identity and not parts:
-        parts = [f"window {row.window}" if row.reach != near.reach else f"state space {row.state_space.value}"]
-    if len(parts) > MOST_WORDS:
-        return f"{near.name} but for {len(differences)} integers"
-    return f"{near.name} with {' and '.join(parts)}" if parts else near.name
+        parts = [f"window {row.window}" if row.reach != near.reach else row.state_space.value]
+    name = ", ".join([near.name, *parts])
+    return name if len(name) <= LONGEST_NAME else f"{near.name}, {len(differences)} changes"
 
 
 def _differences(one: LivClass, other: LivClass) -> list[tuple[str, str]]:
-    """The integers in which `other` is not `one`, of the same token mixing: their genomes, and what they are."""
+    """The integers in which `other` is not `one`, of the same token mixing: their genomes, and what they are. The
+    sparsity of a group goes with its token mixing."""
+    fields = _GROUP_FIELDS[:2] + _GROUP_FIELDS[3:]
     pairs = [
         (OPERATOR, one.operator, other.operator, _OPERATOR_FIELDS[1:]),
-        *(
-            (name, settled(name, one.groups[name]), settled(name, other.groups[name]), _GROUP_FIELDS)
-            for name in one.groups
-        ),
+        *((name, settled(name, one.groups[name]), settled(name, other.groups[name]), fields) for name in one.groups),
     ]
     return [
         (genome, _in_words(field, getattr(second, field)))
@@ -259,10 +257,11 @@ def _differences(one: LivClass, other: LivClass) -> list[tuple[str, str]]:
 
 
 def _in_words(field: str, value: IntEnum | int) -> str:
-    what = field.replace("_", " ")
     if not isinstance(value, IntEnum):
-        return f"{what} {value}"
-    return f"{'no' if value.name == 'NONE' else value.name.lower().replace('_', ' ')} {what}"
+        return f"{field} {value}"
+    if value.name == "NONE":
+        return f"no {field}"
+    return value.name.lower().replace("_", " ") + (" channels" if field == "channel_mixing" else "")
 
 
 _KNOWN = (*PAPER_CLASSES, *EXTENDED_CLASSES)

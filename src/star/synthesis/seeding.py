@@ -17,8 +17,8 @@ def seeded(recipe: Recipe, run: Run) -> Recipe:
     """``recipe`` beginning with the genomes of the front of ``run``, as they were evolved.
 
     Their classes that no pool comes with, own or derived ones, become own classes of the recipe. A class that its pool
-    has already is that row; one whose id is taken gets the next free id from 1001 on. Raises StarError where the run has
-    no front, or where its genomes do not fit the recipe.
+    has already is that row; one whose id is taken gets the next free id from 1001 on. Raises StarError where the run
+    has no front, or where its genomes do not fit the recipe.
     """
     genomes = [BackboneGenome.parse(candidate.genome) for candidate in run.front]
     if not genomes:

@@ -183,13 +183,13 @@ def test_a_small_space_is_asked_in_full_and_then_ends() -> None:
 
 
 def test_refused_genomes_are_never_asked_for() -> None:
-    def without_attention(genome: BackboneGenome) -> bool:
+    def without_attention(genome: BackboneGenome, pool: OptionPool) -> bool:
         return all(segment.liv not in (1, 2, 3, 4, 10, 11, 12, 13) for segment in genome)
 
     search = NSGA2(PAPER, depth=4, population_size=8, objectives=2, seed=4, admit=without_attention)
     asked = [genome for genomes in searched(search, opposed, 3) for genome in genomes]
     assert len(asked) == 8 + 6 + 6
-    assert all(without_attention(genome) for genome in asked)
+    assert all(without_attention(genome, PAPER) for genome in asked)
 
 
 def test_the_first_scores_decide_the_number_of_objectives() -> None:

@@ -24,7 +24,7 @@ def scores(genome: BackboneGenome) -> tuple[float, float] | None:
     return 10.0 + (mixing - 3) ** 2 + sum(abs(s.liv - 5) for s in genome) / 4, float(sum(s.liv for s in genome))
 
 
-def size(genome: BackboneGenome) -> tuple[None, float]:
+def size(genome: BackboneGenome, pool: OptionPool) -> tuple[None, float]:
     return None, float(sum(segment.liv for segment in genome))
 
 

@@ -40,7 +40,7 @@ def analysis_facts(run: Run) -> dict[str, Any]:
     from star.analysis import composition, enriched_motifs
     from star.genome import BackboneGenome
 
-    pool = run.recipe.pool
+    pool = run.pool
     populations = [run.population(generation) for generation in range(1, run.generations + 1)]
     genomes = [[BackboneGenome.parse(each.canonical) for each in population] for population in populations]
     first = [BackboneGenome.parse(each.canonical) for each in run.candidates if each.generation == 1]

@@ -22,6 +22,13 @@ def composition(genome: BackboneGenome) -> tuple[Stage, ...]:
     return stages(genome.without_identities())
 
 
+def derived_classes(genome: BackboneGenome) -> list[int]:
+    """The classes of a genome that a search has derived, ascending."""
+    from star.genome.extension import FIRST_DERIVED
+
+    return sorted({segment.liv for segment in genome if segment.liv >= FIRST_DERIVED})
+
+
 def show(target: ArchitectureTarget, cost: Cost) -> None:
     """Genome, a row for each LIV, and the totals."""
     genome, canonical = str(target.genome), str(target.genome.canonical(target.pool))
@@ -38,6 +45,9 @@ def show(target: ArchitectureTarget, cost: Cost) -> None:
     )
     if target.pool.extensions:
         say(f"extensions {', '.join(target.pool.extensions)}")
+    for liv in derived_classes(target.genome):
+        derived = target.pool[liv]
+        say(f"class {liv} is {derived.name}: operator {derived.operator}, featurizer {derived.featurizer}")
     say("")
     head = [">LIV", ">class", "name", ">parameters", ">cache bytes", "<sharing"]
     rows = [
@@ -94,6 +104,7 @@ def facts(genome: BackboneGenome, pool: OptionPool, cost: Cost) -> dict[str, Any
             {"livs": list(stage.livs), "source": stage.source, "routing": stage.routing.name.lower()}
             for stage in composition(genome)
         ],
+        "derived": [pool[liv].to_dict() for liv in derived_classes(genome)],
         "parameters": cost.parameters,
         "cache_bytes": cost.cache_bytes,
     }

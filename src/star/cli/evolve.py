@@ -54,7 +54,8 @@ def run(
     A run can be interrupted or killed at any moment: the same command continues it.
     """
     from star.cli.progress import search_progress
-    from star.synthesis import RunState, evolve
+    from star.synthesis import Run, RunState, evolve
+    from star.synthesis.seeding import seeded
 
     settings = options.search_settings(
         data=data,
@@ -75,10 +76,13 @@ def run(
     base = _base_recipe(recipe, run)
     settings |= options.scheme_settings(base, halving=halving, surrogate=surrogate, asynchronous=asynchronous)
     settings["search.calibrate"] = calibrate
-    if seed_from is not None:
-        settings["search.initial"] = options.front_genomes(seed_from)
     limit = None if budget is None else options.seconds(budget)
+    if seed_from is not None:
+        settings["search.initial"] = ()
     chosen = base.override(settings)
+    if seed_from is not None:
+        with Run.open(seed_from) as seeds:
+            chosen = seeded(chosen, seeds)
     path = run or options.default_run(recipe or DEFAULT_RECIPE, chosen)
     say(f"run directory: {path}", err=True)
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from star.cli import options
-from star.cli.architecture import LENGTH, WIDTH, facts, show
-from star.cli.console import print_json, say
+from star.cli.architecture import LENGTH, WIDTH, derived_classes, facts, show
+from star.cli.console import print_json, print_table, say
 from star.errors import StarError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]
 
 def _inspect_run(target: Any, as_json: bool) -> None:
     from star.cli.tables import candidate_table
+    from star.genome import BackboneGenome
     from star.synthesis import Run
 
     with Run.open(target.path) as run:
@@ -144,6 +145,11 @@ def _inspect_run(target: Any, as_json: bool) -> None:
             title=f"Population {run.generations}, best first; * on the front",
             mark=front,
         )
+        used = {liv for candidate in population for liv in derived_classes(BackboneGenome.parse(candidate.canonical))}
+        if used:
+            say("")
+            rows = [(str(row.id), row.name, str(row.operator)) for row in run.derived if row.id in used]
+            print_table([">class", "<name", "<operator"], rows, title="Derived classes of this population")
 
 
 def run_facts(run: Run) -> dict[str, Any]:
@@ -155,6 +161,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "state": run.state.value,
         "generations": run.generations,
         "hypervolumes": run.hypervolumes,
+        "derived": [row.to_dict() for row in run.derived],
         "population": [
             {**candidate_facts(candidate), "on_front": candidate.name in front} for candidate in run.last_population
         ],

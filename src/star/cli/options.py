@@ -40,7 +40,9 @@ Pool = Annotated[
 ]
 Extend = Annotated[
     str | None,
-    typer.Option(help="What genomes may use beside five integers, with commas: residual, paths, routing, depth."),
+    typer.Option(
+        help="What a search may use beside five integers, with commas: residual, paths, routing, depth, operators."
+    ),
 ]
 GenomePool = Annotated[
     str | None,
@@ -90,7 +92,11 @@ Budget = Annotated[
     typer.Option(help="Stop after this time, such as 90s, 30m or 2h: what runs is finished, the run can be continued."),
 ]
 SeedFrom = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Begin with the front of another run, of the same depth and pool.")
+    Path | None,
+    typer.Option(
+        metavar="RUN",
+        help="Begin with the front of another run, of the same depth; its own and derived classes come along.",
+    ),
 ]
 Population = Annotated[int | None, typer.Option(help="Candidates of a population.")]
 Generations = Annotated[int | None, typer.Option(help="Generations; more extend a finished run.")]
@@ -155,18 +161,6 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise StarError(f"--budget is {text!r}, which is no time; write it as 90s, 30m, 2h or 1d")
     return value
-
-
-def front_genomes(run: Path) -> tuple[str, ...]:
-    """The genomes of a run's front, as they were evolved; `StarError` where it has none."""
-    from star.errors import StarError
-    from star.synthesis import Run
-
-    with Run.open(run) as found:
-        genomes = tuple(candidate.genome for candidate in found.front)
-    if not genomes:
-        raise StarError(f"the run {str(run)!r} has no front to begin with; no generation of it has ended")
-    return genomes
 
 
 def default_run(recipe: str, *chosen: Recipe) -> Path:

@@ -13,7 +13,7 @@ from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.scalar import Firefly, GeneticAlgorithm
 from star.evolution.steady import SteadyStateNSGA2
-from star.genome import BackboneGenome
+from star.genome import BackboneGenome, OptionPool
 
 
 class Algorithm(Protocol):
@@ -21,6 +21,9 @@ class Algorithm(Protocol):
 
     generation: int
     population: list[Individual]
+
+    @property
+    def pool(self) -> OptionPool: ...
 
     @property
     def front(self) -> list[Individual]: ...

@@ -6,7 +6,6 @@ from star.evolution.individual import Individual
 from star.evolution.nsga2 import NSGA2
 from star.evolution.scalar import GeneticAlgorithm
 from star.evolution.selection import tournament
-from star.genome import mutate
 
 
 class RandomSearch(NSGA2):
@@ -29,8 +28,7 @@ class RegularisedEvolution(GeneticAlgorithm):
         born: list[Individual] = []
         for _ in range(size):
             parent = self.population[tournament(keys, self.tournament, self._rng)]
-            mutant = mutate(parent.genome, self.pool, self._rng, self.mutation)
-            if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
+            if (claimed := self._archive.claim_mutant(parent.genome, self._rng, self.mutation)) is not None:
                 born.append(Individual(*claimed, parents=(parent.digest,), generation=self.birth_generation))
         return self._filled(born, size)
 

@@ -9,11 +9,11 @@ from random import Random
 from typing import Any, ClassVar, Self
 
 from star.errors import StarError
-from star.evolution.archive import Admit, Archive
+from star.evolution.archive import Admit, Archive, Fits
 from star.evolution.individual import Individual, feasible_scores
 from star.evolution.selection import Fitness, first_front, tournament
 from star.evolution.surrogate import Screen
-from star.genome import BackboneGenome, OptionPool, crossover, initial_population, mutate, require_valid
+from star.genome import BackboneGenome, LivClass, OptionPool, crossover, initial_population, require_valid
 
 
 class Generational(ABC):
@@ -25,6 +25,8 @@ class Generational(ABC):
 
     No architecture is asked for twice, whatever integers encode it. A genome that ``admit`` refuses is never asked
     for at all. With a ``screen``, more offspring are bred than asked for, and it chooses among them.
+    Where the pool has the extension ``operators``, mutations also lead to classes that it does not have, as far as
+    ``fits`` allows; these join the pool as soon as a genome with them is asked for.
     ``initial`` genomes take the first places of generation 1. When nothing new can be found, ``ask`` returns fewer
     genomes, and in the end none. ``objectives`` may be left out: then the first scores told decide it.
 
@@ -47,6 +49,7 @@ class Generational(ABC):
         elites: int = 2,
         tournament: int = 2,
         admit: Admit | None = None,
+        fits: Fits | None = None,
         screen: Screen | None = None,
         initial: Sequence[BackboneGenome] = (),
     ) -> None:
@@ -59,7 +62,6 @@ class Generational(ABC):
             "elites", elites, 0 <= elites < population_size, f"from 0 to {population_size - 1}, the population less 1"
         )
         _check("tournament", tournament, tournament >= 1, "at least 1")
-        self.pool = pool
         self.depth = depth
         self.population_size = population_size
         self.objectives = objectives
@@ -74,7 +76,7 @@ class Generational(ABC):
         """The survivors, best first."""
         self._pending: dict[str, Individual] = {}  # by digest, in the order asked
         self._untold: set[str] = set()
-        self._archive = Archive(pool, admit=admit)
+        self._archive = Archive(pool, admit=admit, fits=fits)
         self._screen = screen
         self._initial = tuple(initial)
         for genome in self._initial:
@@ -82,6 +84,11 @@ class Generational(ABC):
             _check(f"the depth of the initial genome {genome}", genome.depth, genome.depth == depth, f"{depth}")
         self._told: list[Individual] = []  # with scores, in the order asked; kept for a screen only
         self._rng = Random(seed)
+
+    @property
+    def pool(self) -> OptionPool:
+        """The pool that the search began with, and the classes that it has derived."""
+        return self._archive.pool
 
     @property
     def pending(self) -> list[Individual]:
@@ -162,7 +169,7 @@ class Generational(ABC):
 
     def _first_generation(self) -> list[Individual]:
         born: list[Individual] = []
-        usual = initial_population(self.pool, self.depth, self.population_size, self._rng)
+        usual = initial_population(self._archive.base, self.depth, self.population_size, self._rng)
         for genome in (*self._initial, *usual):
             if len(born) < self.population_size and (digest := self._archive.claim(genome)) is not None:
                 born.append(Individual(genome, digest))
@@ -172,12 +179,14 @@ class Generational(ABC):
         """``size`` offspring to ask for: all that are bred, or those that the screen chooses of more."""
         if self._screen is None:
             return self._offspring(size)
+        before = self.pool
         bred = self._offspring(size * self._screen.factor)
-        chosen = self._screen.choose(bred, self._told, self.population, size, self._rng)
+        chosen = self._screen.choose(bred, self._told, self.population, size, self._rng, pool=self.pool)
         kept = {individual.digest for individual in chosen}
         for individual in bred:
             if individual.digest not in kept:
                 self._archive.release(individual.digest)
+        self._archive.keep_derived(before, [individual.genome for individual in chosen])
         return chosen
 
     def _offspring(self, size: int) -> list[Individual]:
@@ -189,8 +198,7 @@ class Generational(ABC):
             children = crossover(first.genome, second.genome, self.pool, self._rng, self.crossover_points)
             before = len(born)
             for child in children[: size - len(born)]:
-                mutant = mutate(child, self.pool, self._rng, self.mutation)
-                if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
+                if (claimed := self._archive.claim_mutant(child, self._rng, self.mutation)) is not None:
                     parents = tuple(dict.fromkeys((first.digest, second.digest)))
                     born.append(Individual(*claimed, parents=parents, generation=self.birth_generation))
             fruitless = 0 if len(born) > before else fruitless + 1
@@ -213,7 +221,7 @@ class Generational(ABC):
         return born
 
     def _settings(self) -> dict[str, Any]:
-        """The arguments that make a search like this one, but for the pool, ``admit`` and ``screen``."""
+        """The arguments that make a search like this one, but for the pool, ``admit``, ``fits`` and ``screen``."""
         return {
             "depth": self.depth,
             "population_size": self.population_size,
@@ -226,7 +234,8 @@ class Generational(ABC):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the pool, ``admit`` and ``screen``, as plain data for ``json.dumps``."""
+        """Everything but the pool that the search began with, ``admit``, ``fits`` and ``screen``, as plain data for
+        ``json.dumps``."""
         version, internal, gauss = self._rng.getstate()
         return {
             "algorithm": self.name,
@@ -238,24 +247,32 @@ class Generational(ABC):
             "untold": [digest for digest in self._pending if digest in self._untold],
             "seen": self._archive.digests,
             "told": [individual.to_json() for individual in self._told],
+            "derived": [row.to_dict() for row in self._archive.derived],
             "random": [version, list(internal), gauss],
         }
 
     @classmethod
     def from_state(
-        cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None, screen: Screen | None = None
+        cls,
+        pool: OptionPool,
+        state: dict[str, Any],
+        *,
+        admit: Admit | None = None,
+        fits: Fits | None = None,
+        screen: Screen | None = None,
     ) -> Self:
         """The search that ``state_dict`` described; it goes on exactly as the original would have."""
         if state["algorithm"] != cls.name:
             raise StarError(f"the state is that of a search by {state['algorithm']!r}, not by {cls.name!r}.")
         initial = [BackboneGenome.parse(text) for text in state.get("initial", ())]
-        search = cls(pool, admit=admit, screen=screen, initial=initial, **state["settings"])
+        search = cls(pool, admit=admit, fits=fits, screen=screen, initial=initial, **state["settings"])
         search.generation = state["generation"]
         search.population = [Individual.from_json(data) for data in state["population"]]
         search._pending = {data["digest"]: Individual.from_json(data) for data in state["pending"]}
         search._told = [Individual.from_json(data) for data in state.get("told", ())]
         search._untold = set(state["untold"])
-        search._archive = Archive(pool, admit=admit, digests=state["seen"])
+        derived = [LivClass.from_dict(row) for row in state.get("derived", ())]
+        search._archive = Archive(pool, admit=admit, fits=fits, digests=state["seen"], derived=derived)
         version, internal, gauss = state["random"]
         search._rng.setstate((version, tuple(internal), gauss))
         return search

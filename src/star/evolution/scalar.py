@@ -13,7 +13,7 @@ from star.errors import StarError
 from star.evolution.generational import Generational
 from star.evolution.individual import Individual
 from star.evolution.selection import Fitness, tournament
-from star.genome import BackboneGenome, OptionPool, mutate, repair
+from star.genome import BackboneGenome, OptionPool, repair
 
 
 def scaled_sums(individuals: Sequence[Individual]) -> list[float]:
@@ -51,7 +51,8 @@ class Firefly(GeneticAlgorithm):
     brighter, light being a = 1 / (1 + s) for the scaled sum s; then it mutates.
 
     Moving replaces each LIV by that of the brighter genome with probability β = β0 (1 - e^{-γ (1 - r)}), r being the
-    share of positions that have the same LIV class. ``attraction`` is β0 and ``absorption`` is γ.
+    share of positions that have the same LIV class; a derived class is another one, however near. ``attraction`` is β0
+    and ``absorption`` is γ.
     """
 
     name = "firefly"
@@ -79,8 +80,7 @@ class Firefly(GeneticAlgorithm):
             if keys[other] < keys[index]:
                 mover = self._moved(mover, self.population[other].genome)
                 parents.append(self.population[other].digest)
-            mutant = mutate(mover, self.pool, self._rng, self.mutation)
-            if (claimed := self._archive.claim_near(mutant, self._rng, self.mutation)) is not None:
+            if (claimed := self._archive.claim_mutant(mover, self._rng, self.mutation)) is not None:
                 born.append(Individual(*claimed, parents=tuple(parents), generation=self.birth_generation))
         return self._filled(born, size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from star.evolution.archive import Admit
+from star.evolution.archive import Admit, Fits
 from star.evolution.nsga2 import NSGA2
 from star.evolution.selection import survivors
 from star.evolution.surrogate import Screen
@@ -75,9 +75,15 @@ class SteadyStateNSGA2(NSGA2):
 
     @classmethod
     def from_state(
-        cls, pool: OptionPool, state: dict[str, Any], *, admit: Admit | None = None, screen: Screen | None = None
+        cls,
+        pool: OptionPool,
+        state: dict[str, Any],
+        *,
+        admit: Admit | None = None,
+        fits: Fits | None = None,
+        screen: Screen | None = None,
     ) -> Self:
         """As ``Generational.from_state``."""
-        search = super().from_state(pool, state, admit=admit, screen=screen)
+        search = super().from_state(pool, state, admit=admit, fits=fits, screen=screen)
         search._first, search._births = state["first"], state["births"]
         return search

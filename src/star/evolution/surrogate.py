@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from star.evolution.halving import promoted
 from star.evolution.individual import Individual
-from star.genome import BackboneGenome, OptionPool, wiring
+from star.genome import BackboneGenome, Extension, LivClass, OptionPool, wiring
+from star.genome.extension import FIRST_DERIVED
+from star.genome.structure import ChannelMixing, Nonlinearity, Sparsity
 
-#: The scores of a genome that need no training, None for the others.
-Known = Callable[[BackboneGenome], Sequence[float | None]]
+#: The scores of a genome over a pool that need no training, None for the others.
+Known = Callable[[BackboneGenome, OptionPool], Sequence[float | None]]
 
 FEWEST = 8  # scored individuals to fit a model to
 MODELS = 24  # of the ensemble
@@ -41,8 +43,11 @@ class Screen(Protocol):
         population: Sequence[Individual],
         places: int,
         rng: Random,
+        *,
+        pool: OptionPool,
     ) -> list[Individual]:
-        """``places`` of the ``bred``, in the order bred. ``told`` are all that have scores."""
+        """``places`` of the ``bred``, in the order bred. ``told`` are all that have scores; ``pool`` has the classes of
+        them all."""
         ...
 
 
@@ -69,8 +74,11 @@ class Surrogate:
         population: Sequence[Individual],
         places: int,
         rng: Random,
+        *,
+        pool: OptionPool | None = None,
     ) -> list[Individual]:
-        """As ``Screen.choose``; the first ``places`` while there is too little to fit a model to."""
+        """As ``Screen.choose``, ``pool`` being the surrogate's own by default; the first ``places`` while there is too
+        little to fit a model to."""
         scored = [individual for individual in told if individual.scores is not None]
         if len(scored) < FEWEST or len(bred) <= places:
             return list(bred[:places])
@@ -79,20 +87,26 @@ class Surrogate:
         count = math.ceil(share) if places > 1 else int(rng.random() < share)
         blind = set(rng.sample(range(len(bred)), count))
         rest = [index for index in range(len(bred)) if index not in blind]
-        rows = self.predict([bred[index] for index in rest], scored, rng)
+        rows = self.predict([bred[index] for index in rest], scored, rng, pool)
         rivals = [individual.scores for individual in population if individual.scores is not None]
         best = promoted(rows.tolist(), places - len(blind), rivals)
         return [bred[index] for index in sorted(blind | {rest[row] for row in best})]
 
     def predict(
-        self, individuals: Sequence[Individual], scored: Sequence[Individual], rng: Random
+        self,
+        individuals: Sequence[Individual],
+        scored: Sequence[Individual],
+        rng: Random,
+        pool: OptionPool | None = None,
     ) -> NDArray[np.float64]:
         """Scores [n, m] of ``individuals``: what is known of them, and predictions for the rest."""
-        features = np.array([genome_features(individual.genome, self.pool) for individual in scored])
+        pool = pool or self.pool
+        features = np.array([genome_features(individual.genome, pool) for individual in scored])
         targets = np.array([individual.scores for individual in scored], dtype=np.float64)
-        wanted = np.array([genome_features(individual.genome, self.pool) for individual in individuals])
+        wanted = np.array([genome_features(individual.genome, pool) for individual in individuals])
         known = [
-            self._known(individual.genome) if self._known else (None,) * targets.shape[1] for individual in individuals
+            self._known(individual.genome, pool) if self._known else (None,) * targets.shape[1]
+            for individual in individuals
         ]
         generator = np.random.default_rng(rng.getrandbits(63))
         columns = []
@@ -139,15 +153,20 @@ def bagged_ridge(
 
 def genome_features(genome: BackboneGenome, pool: OptionPool) -> list[float]:
     """Numbers that say what a genome builds: shares of its classes, overall and in each part of the depth by token
-    mixing; followers of memoryless LIVs; what is shared, and over which distance."""
+    mixing; followers of memoryless LIVs; what is shared, and over which distance. Where classes are derived, the means
+    of what their integers say stand beside the shares of the others."""
+    inside = Extension.OPERATORS in pool.extensions
     depth = genome.depth
     livs = [segment.liv for segment in genome]
     counts = Counter(livs)
-    features = [counts[liv] / depth for liv in pool.ids]
+    features = [counts[liv] / depth for liv in pool.ids if liv < FIRST_DERIVED or not inside]
+    if inside:
+        rows = np.array([class_features(pool[liv]) for liv in livs if liv in pool])
+        features += rows.mean(axis=0).tolist()
     kinds = [0 if liv not in pool else int(pool[liv].operator.token_mixing) for liv in livs]
     for part in range(PARTS):
-        inside = kinds[part * depth // PARTS : (part + 1) * depth // PARTS]
-        features += [inside.count(kind) / max(1, len(inside)) for kind in range(6)]
+        members = kinds[part * depth // PARTS : (part + 1) * depth // PARTS]
+        features += [members.count(kind) / max(1, len(members)) for kind in range(6)]
     memoryless = [liv in pool and pool[liv].memoryless for liv in livs]
     pairs = list(pairwise(memoryless))
     features += [sum(one != other for one, other in pairs) / max(1, len(pairs))]
@@ -158,3 +177,24 @@ def genome_features(genome: BackboneGenome, pool: OptionPool) -> list[float]:
     for distances in (taken, owned):
         features += [len(distances) / depth, sum(distances) / max(1, len(distances)) / depth]
     return features
+
+
+def class_features(row: LivClass) -> list[float]:
+    """What the integers of a class say, for classes that were never seen: the structure of its operator, and means over
+    its feature groups."""
+    operator, groups = row.operator, tuple(row.featurizer)
+    features = [float(operator.sparsity is value) for value in Sparsity]
+    features += [float(operator.nonlinearity is value) for value in Nonlinearity]
+    features += [float(operator.channel_mixing is value) for value in ChannelMixing]
+    columns = [
+        (
+            float(group.from_input),
+            float(group.token_mixing > 1),
+            float(group.nonlinearity > 1),
+            float(group.channel_mixing > 1),
+            math.log2(group.expansion),
+            math.log2(group.repeat),
+        )
+        for group in groups
+    ]
+    return features + [sum(column) / len(groups) for column in zip(*columns, strict=True)]

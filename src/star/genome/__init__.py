@@ -18,7 +18,7 @@ from star.genome.structure import (
     TokenMixing,
 )
 from star.genome.validity import problems, repair, require_valid
-from star.genome.variation import crossover, initial_population, mutate, random_genome
+from star.genome.variation import crossover, initial_population, mutate, mutate_inside, random_genome
 from star.genome.wiring import Wiring, wiring
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "crossover",
     "initial_population",
     "mutate",
+    "mutate_inside",
     "preset",
     "problems",
     "random_genome",

@@ -131,8 +131,12 @@ class BackboneGenome:
         return canonical_genome(self, pool)
 
     def digest(self, pool: OptionPool) -> str:
-        """Hash of the architecture: 16 hexadecimal digits of the canonical genome and of the classes that it uses."""
-        canonical = self.canonical(pool)
+        """Hash of the architecture: 16 hexadecimal digits of the canonical genome and of the classes that it uses. The
+        ids of derived classes, which differ from search to search, do not count."""
+        from star.genome.canonical import numbered_by_content
+
+        genome, pool = numbered_by_content(self, pool)
+        canonical = genome.canonical(pool)
         classes = [pool[liv].description for liv in sorted({segment.liv for segment in canonical})]
         return hashlib.sha256("\n".join([str(canonical), *classes]).encode()).hexdigest()[:16]
 

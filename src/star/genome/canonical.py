@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from star.genome.backbone import BackboneGenome, Segment
 from star.genome.composition import Stage, stages
-from star.genome.extension import Routing
+from star.genome.extension import FIRST_DERIVED, Routing
 from star.genome.parallel import network, orders, rearranged
 from star.genome.pool import OptionPool
 from star.genome.wiring import Resolver, Row
@@ -28,6 +28,21 @@ def canonical_genome(genome: BackboneGenome, pool: OptionPool) -> BackboneGenome
     composed = stages(genome)
     best = _smallest(genome, composed, pool) or _relabelled(genome)
     return BackboneGenome(tuple(_composed(best, composed)))
+
+
+def numbered_by_content(genome: BackboneGenome, pool: OptionPool) -> tuple[BackboneGenome, OptionPool]:
+    """The same network, with its derived classes numbered by what they are; over a pool that has them so."""
+    found = {
+        segment.liv: pool[segment.liv] for segment in genome if segment.liv >= FIRST_DERIVED and segment.liv in pool
+    }
+    if not found:
+        return genome, pool
+    ordered = sorted(found.values(), key=lambda row: (row.identity, row.strategies, row.id))
+    numbers = {row.id: number for number, row in enumerate(ordered, start=FIRST_DERIVED)}
+    rows = [replace(row, id=numbers[row.id], operator=replace(row.operator, featurizer=0)) for row in ordered]
+    segments = tuple(replace(segment, liv=numbers.get(segment.liv, segment.liv)) for segment in genome)
+    kept = tuple(row for row in pool.rows if row.id < FIRST_DERIVED)
+    return BackboneGenome(segments), OptionPool(pool.name, (*kept, *rows), pool.extensions)
 
 
 def _smallest(genome: BackboneGenome, composed: tuple[Stage, ...], pool: OptionPool) -> list[Segment] | None:

@@ -1,4 +1,5 @@
-"""The optional integers of a segment: residual groups (paper A.7), path groups, routing; and variable depth."""
+"""What a search may use beyond five integers for each LIV: residual groups (paper A.7), path groups, routing, variable
+depth, and the integers of the two lower genomes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from enum import IntEnum, StrEnum
 from star.errors import StarError
 
 IDENTITY = 0  # the LIV class that does nothing: it makes depth variable
+FIRST_DERIVED = 1001  # ids from here on are those of classes that searches have derived
 
 
 class Extension(StrEnum):
@@ -17,6 +19,7 @@ class Extension(StrEnum):
     PATHS = "paths"  # integer 7
     ROUTING = "routing"  # integer 8
     DEPTH = "depth"  # class 0, the identity
+    OPERATORS = "operators"  # mutations inside a class, see `star.genome.derivation`
 
 
 class Routing(IntEnum):

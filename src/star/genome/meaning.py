@@ -224,6 +224,22 @@ GROUP_RULES: tuple[GroupRule, ...] = (
 )
 
 
+def settled(name: str, group: FeatureGroup) -> FeatureGroup:
+    """`group` with the integers that have no effect at one value: a learned constant has only channels, a kernel only a
+    nonlinearity, a fixed state space only a size."""
+    if group.from_input:
+        return group
+    if group.state_space:
+        return FeatureGroup(
+            Parametrization.IMPLICIT, _S, channel_mixing=ChannelMixing.DIAGONAL, expansion=group.expansion
+        )
+    if name == "K":
+        explicit = group.parametrization is Parametrization.EXPLICIT
+        sparsity = Sparsity.BANDED if explicit else Sparsity.NONE
+        return FeatureGroup(group.parametrization, _T, sparsity, group.nonlinearity, ChannelMixing.DIAGONAL)
+    return FeatureGroup(Parametrization.EXPLICIT, channel_mixing=ChannelMixing.DIAGONAL, expansion=group.expansion)
+
+
 def refusals(operator: OperatorGenome, featurizer: FeaturizerGenome) -> list[str]:
     """Every reason for which this pair of genomes compiles to no LIV; empty where it does."""
     mixing = operator.token_mixing

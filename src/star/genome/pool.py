@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from star.errors import StarError
-from star.genome.extension import IDENTITY, Extension, arity, parse_extensions
-from star.genome.meaning import STATE_GROUPS, refusals
+from star.genome.extension import FIRST_DERIVED, IDENTITY, Extension, arity, parse_extensions
+from star.genome.meaning import STATE_GROUPS, refusals, settled
 from star.genome.structure import (
     GROUP_NAMES,
     FeatureGroup,
@@ -108,6 +108,15 @@ class LivClass:
         space = f" {self.state_space.value}" if self.state_spaces else ""
         return f"{self.id} {difference}{self.operator} {self.featurizer} {strategies}{window}{space}"
 
+    @cached_property
+    def identity(self) -> str:
+        """What makes two rows one class: the integers that have an effect, and the fields that go with them. Ids,
+        names, strategies and the number of the featurizer class do not count."""
+        groups = "-".join(str(settled(name, group)) for name, group in self.groups.items())
+        fields = ("difference" if self.differential else "", "" if self.reach is None else str(self.reach))
+        space = self.state_space.value if self.state_spaces else ""
+        return " ".join([str(replace(self.operator, featurizer=0)), groups, *fields, space])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the inverse of `from_dict`."""
         return {
@@ -197,6 +206,19 @@ class OptionPool:
         """This pool with more classes; a row with an id that is here already takes its place."""
         kept = tuple(row for row in self.rows if row.id not in {new.id for new in rows})
         return OptionPool(self.name, kept + rows, self.extensions)
+
+    def adopted(self, row: LivClass) -> tuple[OptionPool, LivClass]:
+        """This pool and its row that is the same class as `row`; where there is none, a larger pool and its new row,
+        with the next free id from `FIRST_DERIVED` on and a name of its own."""
+        for known in self.rows:
+            if known.identity == row.identity:
+                return self, known
+        liv = max(FIRST_DERIVED - 1, *self.ids) + 1
+        labels = [known.operator.featurizer for known in self.rows if known.featurizer == row.featurizer]
+        operator = replace(row.operator, featurizer=labels[0] if labels else liv)
+        name = row.name if all(known.name != row.name for known in self.rows) else f"{row.name} ({liv})"
+        new = replace(row, id=liv, name=name, operator=operator)
+        return OptionPool(self.name, (*self.rows, new), self.extensions), new
 
     def with_extensions(self, *names: str) -> OptionPool:
         """The same classes with just these extensions; `StarError` for an unknown name."""

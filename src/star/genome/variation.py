@@ -6,14 +6,17 @@ All sampling is uniform over the valid options, with the caller's `random.Random
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from random import Random
 
 from star.errors import StarError
 from star.genome.backbone import BackboneGenome, Segment
+from star.genome.derivation import derived
 from star.genome.extension import IDENTITY
-from star.genome.pool import OptionPool
+from star.genome.pool import LivClass, OptionPool
 from star.genome.validity import FEATURIZER_STRATEGIES, OPTIONAL, optional_values, repair
 
+INSIDE = 0.5  # of the mutations of a class, the share that changes one of its own integers
 PATH_LABELS = 2  # enough to keep neighbouring groups apart
 
 
@@ -101,6 +104,40 @@ def mutate(genome: BackboneGenome, pool: OptionPool, rng: Random, probability: f
     Classes mutate first, so that sharing integers are drawn for the classes that the mutant has.
     """
     classes = [_other(segment.liv, pool.choices, rng, probability) for segment in genome]
+    return _with_classes(genome, classes, pool, rng, probability)
+
+
+def mutate_inside(
+    genome: BackboneGenome,
+    pool: OptionPool,
+    rng: Random,
+    probability: float,
+    *,
+    base: OptionPool,
+    fits: Callable[[LivClass], bool] = lambda row: True,
+) -> tuple[BackboneGenome, OptionPool]:
+    """As `mutate`, where a class mutates in one of two ways, `INSIDE` being the share of the first: one integer of its
+    operator or featurizer genome changes, to a class that `fits`; or it is replaced by a class of `base`, the pool that
+    the search began with. New classes are rows of the pool that comes back, which is `pool` where there are none."""
+    classes = []
+    for segment in genome:
+        liv = segment.liv
+        if rng.random() < probability:
+            inside = not segment.is_identity and rng.random() < INSIDE
+            row = derived(pool[liv], rng, fits) if inside else None
+            if row is None:
+                liv = _other(liv, base.choices, rng, 1.0)
+            else:
+                pool, row = pool.adopted(row)
+                liv = row.id
+        classes.append(liv)
+    return _with_classes(genome, classes, pool, rng, probability), pool
+
+
+def _with_classes(
+    genome: BackboneGenome, classes: Sequence[int], pool: OptionPool, rng: Random, probability: float
+) -> BackboneGenome:
+    """`genome` with these classes and its other integers mutated, repaired."""
     counts = Counter(classes)
     optional = _optional_choices(pool, genome.depth)
     segments = []

@@ -178,7 +178,7 @@ def _drawings(run: Run) -> str:
         if any(len(stage.livs) > 1 for stage in composed)
         else ""
     )
-    key = legend(run.recipe.pool, used, residual=any(stage.source is not None for stage in composed))
+    key = legend(run.pool, used, residual=any(stage.source is not None for stage in composed))
     return (
         '<p class="quiet">One box for each LIV, first LIV on top; pink borders mark differentials. Solid arrows on the '
         "right: the weights of feature groups are shared. Dashed arrows on the left: the features themselves are "

@@ -19,7 +19,7 @@ def newborn(
     session: Session, born: Sequence[Individual], names: Mapping[str, str], *, bred_after: int | None = None
 ) -> list[Candidate]:
     """Candidates in the order asked, with their static scores. ``names`` are those of all earlier ones by digest."""
-    pool = session.recipe.pool
+    pool = session.pool
     return [
         session.assessed(
             Candidate(

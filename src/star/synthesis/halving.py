@@ -22,7 +22,7 @@ def train_in_rungs(session: Session, generation: int, population: Sequence[Candi
     store, recipe = session.store, session.recipe
     if recipe.halving is None:
         raise ValueError("the recipe has no halving")
-    pool, budgets = recipe.pool, recipe.rung_tokens
+    pool, budgets = session.pool, recipe.rung_tokens
     places = rung_places(len(store.candidates(generation)), recipe.halving.rungs, recipe.halving.reduction)
     for rung in range(len(budgets)):
         due = [candidate for candidate in store.candidates(generation) if len(candidate.rungs) == rung]

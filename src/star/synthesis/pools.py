@@ -127,7 +127,7 @@ def genome_pool(genome: BackboneGenome, pool: str | None = None, extend: str | N
     """The pool over which a genome that belongs to no run is read; ``pool`` and ``extend`` as in ``pool_settings``.
 
     Without ``pool`` it is the paper's where that has all classes of the genome, else the extended one. Without both,
-    it has every extension where the genome uses any.
+    it has every extension of genomes where the genome uses any.
     """
     paper = OptionPool.paper()
     if pool is None:
@@ -136,7 +136,8 @@ def genome_pool(genome: BackboneGenome, pool: str | None = None, extend: str | N
         if extend is None and known and not composed:
             return paper
         chosen = paper if extend is not None and known else OptionPool.full()
-        return chosen.with_extensions(*(Extension if extend is None else listed(extend)))
+        every = [extension for extension in Extension if extension is not Extension.OPERATORS]  # that is for searches
+        return chosen.with_extensions(*(every if extend is None else listed(extend)))
     settings = pool_settings(pool, extend)
     return build_pool(
         settings["model.pool"], settings.get("model.classes", ()), listed(settings.get("model.extend", ()))
@@ -151,7 +152,7 @@ def pool_toml(genome: BackboneGenome, pool: OptionPool) -> str:
     return toml_text([("", {"base": NO_POOL, "extend": extend}), *rows])
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def require_width(row: LivClass, width: int) -> None:
     """Raise StarError, naming the class, where ``row`` cannot be built with ``width`` channels.
 

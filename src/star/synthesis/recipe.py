@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from star.data import DataRecipe
 from star.errors import StarError
 from star.evolution import Mode, algorithm_class, rung_budgets
-from star.genome import BackboneGenome, OptionPool, require_valid
+from star.genome import BackboneGenome, LivClass, OptionPool, require_valid
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
 from star.synthesis.pools import Extensions, OwnClass, PoolName, build_pool, require_width
@@ -31,7 +31,7 @@ class ModelRecipe(CheckedModel):
     pool: PoolName = Field(
         default="paper", description="the option pool that genomes draw from; with none, from the own classes alone"
     )
-    extend: Extensions = Field(default=(), description="what genomes may use beside five integers for each LIV")
+    extend: Extensions = Field(default=(), description="what a search may use beside five integers for each LIV")
     classes: tuple[OwnClass, ...] = Field(
         default=(), description="own LIV classes; one with an id of the pool takes that row's place"
     )
@@ -286,12 +286,11 @@ class Recipe(CheckedModel):
         named = [*self.objectives, *(constraint.objective for constraint in self.constraints)]
         return list({objective.name: objective for objective in named}.values())
 
-    def admits(self, genome: BackboneGenome) -> bool:
-        """Whether a genome keeps to all constraints that can be decided without training it."""
+    def admits(self, genome: BackboneGenome, pool: OptionPool) -> bool:
+        """Whether a genome over ``pool`` keeps to all constraints that can be decided without training it."""
         static = [constraint for constraint in self.constraints if not constraint.objective.needs_training]
         if not static:
             return True
-        pool = self.pool
         architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
         return all(
             constraint.holds(value)
@@ -299,9 +298,16 @@ class Recipe(CheckedModel):
             if (value := constraint.objective.before_training(architecture)) is not None
         )
 
-    def known_scores(self, genome: BackboneGenome) -> tuple[float | None, ...]:
-        """For each objective its value where the genome decides it, else None."""
-        pool = self.pool
+    def fits(self, row: LivClass) -> bool:
+        """Whether a derived class can be built at the width of the model."""
+        try:
+            require_width(row, self.model.width)
+        except StarError:
+            return False
+        return True
+
+    def known_scores(self, genome: BackboneGenome, pool: OptionPool) -> tuple[float | None, ...]:
+        """For each objective its value where the genome, over ``pool``, decides it, else None."""
         architecture = Architecture(genome.canonical(pool), pool, self.model.width, self.training.length)
         return tuple(objective.before_training(architecture) for objective in self.objectives)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from star.errors import StarError
 from star.evolution import hypervolume, non_dominated_ranks
-from star.genome import BASELINES, BackboneGenome, OptionPool, preset
+from star.genome import BASELINES, BackboneGenome, LivClass, OptionPool, preset
 from star.synthesis.calibration import Calibration
 from star.synthesis.candidate import Candidate, Status
 from star.synthesis.lock import is_locked
@@ -99,11 +99,23 @@ class Run:
         baselines = "".join(f", {baseline}" for baseline in self.baselines)
         raise StarError(f"{str(name)!r} is no candidate of {str(self.path)!r}; it has 1 to {count}{baselines}")
 
+    @property
+    def derived(self) -> list[LivClass]:
+        """The classes that the search has derived from those of the recipe, by id."""
+        return self._store.derived()
+
+    @property
+    def pool(self) -> OptionPool:
+        """The recipe's pool and the derived classes: every class that a candidate can have."""
+        return self.recipe.pool.extended(*self.derived)
+
     def architecture(self, candidate: Candidate) -> tuple[BackboneGenome, OptionPool]:
         """The canonical genome of a candidate or baseline, and the pool that gives it its meaning."""
         if candidate.name in BASELINES:
             return preset(candidate.name, self.recipe.model.depth)
-        return BackboneGenome.parse(candidate.canonical), self.recipe.pool
+        genome = BackboneGenome.parse(candidate.canonical)
+        used = {segment.liv for segment in genome}
+        return genome, self.recipe.pool.extended(*(row for row in self.derived if row.id in used))
 
     def population(self, generation: int) -> list[Candidate]:
         """The survivors of a generation (1 is the initial one), best first; StarError if it has not ended."""

@@ -104,6 +104,7 @@ def _algorithm(recipe: Recipe) -> Algorithm:
         elites=search.elites,
         tournament=search.tournament,
         admit=recipe.admits if search.constraints else None,
+        fits=recipe.fits,
         screen=_screen(recipe),
         initial=[BackboneGenome.parse(text) for text in search.initial],
     )
@@ -128,6 +129,7 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
         if generation == 1:
             raise nothing_admitted(recipe)
         return False
+    session.keep_derived(algorithm.pool)
     candidates = store.candidates(generation)
     if recipe.needs_training and (not candidates or _any_pending(candidates)):
         session.ready_corpus()  # a text that cannot be read is told before anything is announced
@@ -142,7 +144,7 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
         train_in_rungs(session, generation, store.population(generation - 1))
         tell_rungs(session, generation)
     elif recipe.needs_training:
-        session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), recipe.pool))
+        session.train(candidates, dict.fromkeys((candidate.name for candidate in candidates), session.pool))
     else:
         session.finish_untrained(candidates)
     candidates = store.candidates(generation)

@@ -91,6 +91,20 @@ class Session:
         """Trials at once."""
         return default_workers(self.recipe) if self._workers is None else self._workers
 
+    @property
+    def pool(self) -> OptionPool:
+        """The recipe's pool, and the classes that the search has derived so far."""
+        return self.recipe.pool.extended(*self.store.derived())
+
+    def keep_derived(self, pool: OptionPool) -> None:
+        """Store the classes of ``pool`` that the recipe does not have, before any candidate with them is stored. They
+        take the place of those that were stored for candidates which a kill has kept from being stored."""
+        own = self.recipe.pool
+        stored = {row.id: row for row in self.store.derived()}
+        known = stored | {row.id: row for row in pool.rows if row.id not in own}
+        if known != stored:
+            self.store.set_derived([known[liv] for liv in sorted(known)])
+
     def assessed(self, candidate: Candidate, pool: OptionPool) -> Candidate:
         """The candidate with its seed and everything that is known before training."""
         recipe = self.recipe

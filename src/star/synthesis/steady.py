@@ -26,7 +26,6 @@ class SteadySearch:
     def __init__(self, session: Session, algorithm: SteadyStateNSGA2) -> None:
         self._session = session
         self._algorithm = algorithm
-        self._pool = session.recipe.pool
         self._names: dict[str, str] = {}  # of everything born, by digest
         self._queue: deque[Candidate] = deque()  # born and not yet trained
         self._generation = 0  # of the last birth
@@ -86,7 +85,7 @@ class SteadySearch:
         """What a free worker trains next, bred now unless something waits; after a fault of the machine only that."""
         if not self._queue and not self._exhausted and not self._session.faults and self._more_births():
             self._breed()
-        return (self._queue.popleft(), self._pool) if self._queue else None
+        return (self._queue.popleft(), self._session.pool) if self._queue else None
 
     def _breed(self) -> None:
         session, told = self._session, self._algorithm.told
@@ -101,6 +100,7 @@ class SteadySearch:
 
     def _asked(self) -> list[Individual]:
         count = len(self._algorithm.ask())
+        self._session.keep_derived(self._algorithm.pool)
         return self._algorithm.pending[-count:] if count else []
 
     def _born(self, candidates: Sequence[Candidate]) -> None:

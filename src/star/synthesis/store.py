@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from star.errors import StarError
+from star.genome import LivClass
 from star.synthesis.candidate import Candidate, Rung, Status
 
 CALIBRATION = "calibration"  # the fact that holds one, see star.synthesis.calibration
@@ -143,6 +144,16 @@ class Store:
             self._connection.execute("DELETE FROM populations")
             self._connection.execute("DELETE FROM candidates")
             self._connection.execute("DELETE FROM facts WHERE name != 'format'")
+
+    # Classes that the search has derived, beside those of the recipe.
+
+    def derived(self) -> list[LivClass]:
+        """The derived classes, by id."""
+        return [LivClass.from_dict(row) for row in json.loads(self.fact("derived") or "[]")]
+
+    def set_derived(self, rows: Sequence[LivClass]) -> None:
+        """Record all derived classes."""
+        self.put_facts(derived=json.dumps([row.to_dict() for row in rows]))
 
     # Candidates.
 

@@ -153,6 +153,8 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
         store.set_population(generation, survivors)
     elif stored != survivors:
         raise _not_reproducible(session.run, generation)
+    if generation == store.generations():  # a replayed one has no more to remove
+        session.tidy_weights(generation, survivors)
     population = store.population(generation)
     volume = dominated_share(population, store.candidates(generation=1), recipe)
     tell(GenerationFinished(generation, tuple(population), volume))

@@ -173,6 +173,12 @@ class Store:
         rows = self._connection.execute(f"SELECT * FROM candidates WHERE {where} ORDER BY position", values)
         return [_from_row(row) for row in rows]
 
+    def named(self, names: Sequence[str]) -> list[Candidate]:
+        """The candidates of these names, in the order asked."""
+        slots = ", ".join("?" * len(names))
+        query = f"SELECT * FROM candidates WHERE name IN ({slots}) ORDER BY position"
+        return [_from_row(row) for row in self._connection.execute(query, list(names))]
+
     # Populations.
 
     def set_population(self, generation: int, names: Sequence[str]) -> None:
@@ -221,6 +227,7 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "violated": candidate.violated,
                 "rungs": [[rung.tokens, rung.scores] for rung in candidate.rungs],
                 "tokens": candidate.tokens,
+                **({"inherited_tokens": candidate.inherited_tokens} if candidate.inherited_tokens else {}),
             }
         ),
     }

@@ -24,8 +24,8 @@ def compare(
     """Train the presets that the run lacks as ``Run.baselines``, each exactly as a candidate is trained.
 
     Where no objective needs training, nothing is trained. What is stored stays, and a preset that the search has
-    trained as one of its candidates takes over that result. The arguments are those of ``evolve``. Raises StarError if
-    the run does not exist or is in use.
+    trained from scratch as one of its candidates takes over that result. The arguments are those of ``evolve``. Raises
+    StarError if the run does not exist or is in use.
     """
     path = run.path if isinstance(run, Run) else Path(run)
     Run.open(path).close()  # a directory without a run is refused, not made into one
@@ -61,11 +61,11 @@ def _require_listed(session: Session, name: str) -> None:
 
 
 def _twins(session: Session) -> dict[str, Candidate]:
-    """By digest, what the run has trained, with the failures among the baselines."""
+    """By digest, what the run has trained from scratch, with the failures among the baselines."""
     return {
         other.digest: other
         for other in [*session.store.candidates(), *session.store.candidates(generation=0)]
-        if other.metrics or (other.status is Status.FAILED and other.generation == 0)
+        if (other.metrics and not other.inherited_tokens) or (other.status is Status.FAILED and other.generation == 0)
     }
 
 

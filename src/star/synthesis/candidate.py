@@ -58,6 +58,8 @@ class Candidate:
     """The rungs of halving that it has reached below the whole budget."""
     tokens: int = 0
     """Trained in all, decays that led nowhere included."""
+    inherited_tokens: int = 0
+    """The most training behind any of the weights that it began with; 0 for one that was trained from scratch."""
     failure: str | None = None
     """Why it failed, in one line."""
     seconds: float | None = None
@@ -71,6 +73,11 @@ class Candidate:
     def id(self) -> int | None:
         """The number of a candidate, from 1 in the order asked; None for a baseline."""
         return int(self.name) if self.name.isdigit() else None
+
+    @property
+    def lineage_tokens(self) -> int:
+        """The most training behind any of its weights: its own tokens and what it inherited."""
+        return self.tokens + self.inherited_tokens
 
     @property
     def perplexity(self) -> float | None:

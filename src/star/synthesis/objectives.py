@@ -30,6 +30,10 @@ class Architecture:
         """Trainable parameters without embeddings."""
         return _cost(self.genome, self.pool, self.width, self.length).parameters
 
+    def liv_parameters(self) -> tuple[int, ...]:
+        """Of each LIV, those that no earlier one owns."""
+        return tuple(row.parameters for row in _cost(self.genome, self.pool, self.width, self.length).rows)
+
     def cache_bytes(self, length: int) -> int:
         """Bytes of decode state after ``length`` tokens in 16-bit precision, one sequence."""
         return _cost(self.genome, self.pool, self.width, length).cache_bytes

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from star.data import DataRecipe
 from star.errors import StarError
-from star.evolution import Mode, algorithm_class, rung_budgets
+from star.evolution import Mode, RandomSearch, algorithm_class, rung_budgets
 from star.genome import BackboneGenome, LivClass, OptionPool, require_valid
 from star.synthesis.files import ABLATION, named, parse_toml, read_recipe, recipe_names, toml_text
 from star.synthesis.objectives import Architecture, Constraint, Objective, parse_constraint, parse_objective
@@ -19,7 +19,7 @@ from star.training import Schedule, TrainingRecipe
 from star.validation import CheckedModel, listed
 
 HALVED = ("nsga2", "random")  # searches whose population does without candidates that have no score
-OPTIONAL = ("halving", "surrogate")  # sections that a recipe may lack
+OPTIONAL = ("halving", "surrogate", "inheritance")  # sections that a recipe may lack
 MOST_LIVS = 4096  # of a backbone
 
 
@@ -137,6 +137,14 @@ class SurrogateRecipe(CheckedModel):
     random_share: float = Field(default=0.25, ge=0, le=1, description="of the places that go to blindly drawn ones")
 
 
+class InheritanceRecipe(CheckedModel):
+    """Children begin with their parents' trained weights where these fit: see docs/interpretation.md."""
+
+    discount: float = Field(
+        default=0.0, ge=0, lt=1, description="of the training budget, for a child that inherits every parameter"
+    )
+
+
 class Recipe(CheckedModel):
     """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
 
@@ -149,6 +157,9 @@ class Recipe(CheckedModel):
     search: SearchRecipe = SearchRecipe()
     halving: HalvingRecipe | None = Field(default=None, description="training in rungs; none in the paper")
     surrogate: SurrogateRecipe | None = Field(default=None, description="pre-screening; none in the paper")
+    inheritance: InheritanceRecipe | None = Field(
+        default=None, description="children begin with weights of their parents; none in the paper"
+    )
 
     @model_validator(mode="after")
     def _initial_genomes_fit(self) -> Self:
@@ -187,6 +198,38 @@ class Recipe(CheckedModel):
             except StarError as error:
                 raise StarError(f"the rung of {tokens} tokens: {error}; or change halving") from None
         return self
+
+    @model_validator(mode="after")
+    def _weights_can_be_inherited(self) -> Self:
+        if self.inheritance is None:
+            return self
+        if self.search.algorithm == RandomSearch.name:
+            raise StarError(
+                "inheritance needs parents, and search.algorithm = 'random' breeds nothing; choose another algorithm, "
+                "or leave out inheritance"
+            )
+        if self.search.mode is Mode.STEADY_STATE:
+            raise StarError(
+                "inheritance keeps the weights of a generation's parents, and search.mode = 'steady-state' has no "
+                "generations; leave out one of the two"
+            )
+        if not any(objective.needs_training and not objective.timed for objective in self.objectives):
+            raise StarError("inheritance needs an objective that training decides, such as perplexity")
+        if self.inheritance.discount and self.halving is not None:
+            raise StarError(
+                "inheritance.discount changes the budget of each candidate, but the rungs of halving compare equal "
+                "ones; leave out one of the two"
+            )
+        try:
+            self.training.replace(tokens=self.discounted(1.0))
+        except StarError as error:
+            raise StarError(f"a child that inherits everything: {error}; or lower inheritance.discount") from None
+        return self
+
+    def discounted(self, share: float) -> int:
+        """The training budget of a candidate that inherits this share of its parameters, in tokens."""
+        discount = 0.0 if self.inheritance is None else self.inheritance.discount
+        return round(self.training.tokens * (1 - discount * share))
 
     @staticmethod
     def names() -> list[str]:

@@ -32,6 +32,16 @@ from star.synthesis.events import (
     TextRepeated,
 )
 from star.synthesis.executor import Executor, TrialDone, TrialError, TrialLost, TrialStarted, TrialStep
+from star.synthesis.inheritance import (
+    WEIGHTS,
+    Heritage,
+    heritage,
+    inherited,
+    inherited_share,
+    inherited_tokens,
+    kept_names,
+    weights_file,
+)
 from star.synthesis.local import LocalExecutor, require_limits, usable_cores
 from star.synthesis.lock import LOCK_FILE, exclusive
 from star.synthesis.objectives import Architecture
@@ -39,6 +49,7 @@ from star.synthesis.recipe import Recipe
 from star.synthesis.seeds import derived_seed
 from star.synthesis.store import CALIBRATION, DATABASE, Store
 from star.synthesis.trial import TRAIN_CANDIDATE, Outcome, Trial
+from star.synthesis.weights import forget_weights
 
 if TYPE_CHECKING:
     from star.data import TokenizedCorpus
@@ -117,6 +128,7 @@ class Session:
             parameters=architecture.parameters(),
             cache_bytes=architecture.cache_bytes(recipe.cache_length),
             scores={name: value for name, value in static.items() if value is not None},
+            inherited_tokens=self._inherited_tokens(candidate),
         )
 
     def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool], *, rung: int | None = None) -> None:
@@ -183,7 +195,7 @@ class Session:
 
     def _keep(self, candidate: Candidate, outcome: Outcome, seconds: float, rung: int | None, finish: Finish) -> None:
         """Store what a trial has measured: the end of a candidate, or a rung that it has reached."""
-        tokens = candidate.tokens + self._trained_tokens(rung)
+        tokens = candidate.tokens + self._trained_tokens(candidate, rung)
         done = replace(self._measured(candidate, outcome, seconds + (candidate.seconds or 0.0)), tokens=tokens)
         budgets = self.recipe.rung_tokens
         if rung is None or rung == len(budgets) - 1:
@@ -199,11 +211,11 @@ class Session:
         self.store.finish(reached)
         self.listener(CandidateAtRung(reached))
 
-    def _trained_tokens(self, rung: int | None) -> int:
+    def _trained_tokens(self, candidate: Candidate, rung: int | None) -> int:
         """What a trial trains: all, or from where the decay of the rung before began."""
         training, budgets = self.recipe.training, self.recipe.rung_tokens
         if rung is None:
-            return training.steps * training.step_tokens
+            return training.replace(tokens=self._budget(candidate)).steps * training.step_tokens
         before = training.replace(tokens=budgets[rung - 1]).constant_steps if rung else 0
         return (training.replace(tokens=budgets[rung]).steps - before) * training.step_tokens
 
@@ -215,6 +227,31 @@ class Session:
         """Remove the weights of ``candidates`` that are trained no further; of all, if none are named."""
         for folder in [self.checkpoint(each) for each in candidates] or [self.run / CHECKPOINTS]:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _inherited_tokens(self, candidate: Candidate) -> int:
+        if self.recipe.inheritance is None:
+            return 0
+        return inherited_tokens(candidate, self.store.named(candidate.parents), self.pool)
+
+    def _heritage(self, candidate: Candidate) -> Heritage | None:
+        if self.recipe.inheritance is None:
+            return None
+        return heritage(candidate, self.store.named(candidate.parents), self.run.resolve())
+
+    def _budget(self, candidate: Candidate) -> int:
+        """The tokens that a candidate is trained on in all: the recipe's, less a discount for what it inherits."""
+        given = self._heritage(candidate)
+        if given is None or not (self.recipe.inheritance and self.recipe.inheritance.discount):
+            return self.recipe.training.tokens
+        recipe, genome = self.recipe, BackboneGenome.parse(candidate.canonical)
+        sources = inherited(genome, [BackboneGenome.parse(parent.genome) for parent in given.parents], self.pool)
+        architecture = Architecture(genome, self.pool, recipe.model.width, recipe.training.length)
+        return recipe.discounted(inherited_share(genome, sources, architecture.liv_parameters()))
+
+    def tidy_weights(self, generation: int, survivors: Sequence[str]) -> None:
+        """Remove the weights of candidates that have not survived ``generation``, and will have no more children."""
+        if self.recipe.inheritance is not None:
+            forget_weights(self.run / WEIGHTS, kept_names(survivors, generation, self.store.candidates()))
 
     def finish(self, candidate: Candidate) -> None:
         """Store the result of a pending candidate, then tell of it."""
@@ -259,6 +296,9 @@ class Session:
         )
 
     def _trial_of(self, candidate: Candidate, pool: OptionPool, corpus: TokenizedCorpus, rung: int | None) -> Trial:
+        recipe, budget = self.recipe, self._budget(candidate) if rung is None else self.recipe.rung_tokens[rung]
+        whole = rung is None or rung == len(recipe.rung_tokens) - 1
+        breeds = recipe.inheritance is not None and candidate.generation > 0
         return Trial(
             name=candidate.name,
             genome=candidate.canonical,
@@ -267,8 +307,10 @@ class Session:
             corpus=corpus.path,
             seed=candidate.seed,
             data_seed=derived_seed(self.recipe.search.seed, "data"),
-            tokens=None if rung is None else self.recipe.rung_tokens[rung],
+            tokens=None if rung is None and budget == recipe.training.tokens else budget,
             checkpoint=None if rung is None else self.checkpoint(candidate).resolve(),
+            heritage=self._heritage(candidate),
+            weights=weights_file(self.run.resolve(), candidate.name) if breeds and whole else None,
             function=self._trial,
         )
 
@@ -433,7 +475,8 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
     if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):
         # Nothing is lost by starting over, for instance where the first start named a text that does not exist.
         store.forget()
-        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)  # of a trial that was killed on the way to its first rung
+        for folder in (CHECKPOINTS, WEIGHTS):  # of a trial that was killed on the way to its first result
+            shutil.rmtree(run / folder, ignore_errors=True)
         store.put_facts(recipe=recipe.model_dump_json())
         return recipe
     changed = [name for name in stored.differences(recipe) if name != "search.generations"]

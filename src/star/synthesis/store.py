@@ -185,6 +185,12 @@ class Store:
         rows = self._connection.execute(f"SELECT * FROM candidates WHERE {where} ORDER BY position", values)
         return [_from_row(row) for row in rows]
 
+    def named(self, names: Sequence[str]) -> list[Candidate]:
+        """The candidates of these names, in the order asked."""
+        slots = ", ".join("?" * len(names))
+        query = f"SELECT * FROM candidates WHERE name IN ({slots}) ORDER BY position"
+        return [_from_row(row) for row in self._connection.execute(query, list(names))]
+
     # Populations.
 
     def set_population(self, generation: int, names: Sequence[str]) -> None:
@@ -234,6 +240,7 @@ def _to_row(candidate: Candidate) -> dict[str, Any]:
                 "rungs": [[rung.tokens, rung.scores] for rung in candidate.rungs],
                 "tokens": candidate.tokens,
                 **{name: place for name in _PLACES if (place := getattr(candidate, name)) is not None},
+                **({"inherited_tokens": candidate.inherited_tokens} if candidate.inherited_tokens else {}),
             }
         ),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import OptionPool
+from star.synthesis.inheritance import Heritage
 from star.synthesis.measures import Context, NotFinite, measure
 from star.synthesis.recipe import Recipe
 
@@ -37,9 +38,13 @@ class Trial:
     data_seed: int
     """Of the order of the training windows: one for the whole run, so that all candidates read the same text."""
     tokens: int | None = None
-    """The budget of a rung of halving; None: the recipe's."""
+    """The budget, of a rung of halving or of a child with a discount; None: the recipe's."""
     checkpoint: Path | None = None
     """Where a training in rungs keeps its weights before their decay."""
+    heritage: Heritage | None = None
+    """The parents whose weights it begins with, where those fit; None: all weights are fresh."""
+    weights: Path | None = None
+    """Where to keep the trained weights for children; None: nowhere."""
     device: str = "cpu"
     """Where to train; the executor says."""
     function: str = TRAIN_CANDIDATE
@@ -76,11 +81,13 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     """Build the candidate, train it on the recipe's budget and measure its perplexity on held-out tokens.
 
     The result is a function of the trial alone: the number of threads is the recipe's, every seed is the trial's.
-    Raises TrialFailed where the model cannot be built, training diverges or the perplexity is no finite number.
+    Raises TrialFailed where the model cannot be built, training diverges or the perplexity is no finite number, and
+    StarError where the weights of a parent are missing or its own cannot be kept.
     """
     from star.data import TokenizedCorpus
     from star.evaluation import perplexity
     from star.lm import LanguageModel
+    from star.synthesis.weights import begin_with, keep_weights
     from star.training import CheckpointPolicy, Diverged, threads, train
 
     recipe = trial.recipe
@@ -100,6 +107,8 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
             )
         except StarError as error:
             raise TrialFailed(f"it cannot be built: {error}") from None
+        if trial.heritage is not None:
+            begin_with(model, trial.heritage)
         try:
             training = train(
                 model, corpus, settings, seed=trial.data_seed, device=trial.device, on_step=report, checkpoint=policy
@@ -118,6 +127,8 @@ def train_candidate(trial: Trial, report: Report) -> Outcome:
     metrics = {"perplexity": evaluation.perplexity, "loss": evaluation.loss}
     if evaluation.bits_per_byte is not None:
         metrics["bits_per_byte"] = evaluation.bits_per_byte
+    if trial.weights is not None:
+        keep_weights(model, trial.weights)
     context = Context(recipe, corpus, trial.device, trial.seed)
     with threads(recipe.training.threads):
         for objective in recipe.measures:

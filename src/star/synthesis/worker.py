@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from star.errors import StarError
 from star.synthesis.trial import Outcome, Trial, TrialFailed, trial_function
 
 
@@ -41,6 +42,8 @@ def work(pipe: Connection, trial: Trial, log: Path | None) -> None:
         answer = trial_function(trial.function)(trial, send)
     except TrialFailed as failed:
         answer = Failure(str(failed))
+    except StarError as error:
+        answer = Failure(str(error), fault=True)
     except BaseException as error:
         summary = "".join(traceback.format_exception_only(error)).strip().splitlines()
         answer = Failure(summary[-1] if summary else type(error).__name__, fault=True)

@@ -74,11 +74,11 @@ def save_checkpoint(folder: Path, state: TrainingState, model: nn.Module, optimi
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER_FILE)
         (temporary / FACTS_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
         for path in temporary.iterdir():
-            _flush(path)
+            flush(path)
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
-        _flush(folder)
+        flush(folder)
         for older in _checkpoints(folder):
             if older != target:
                 shutil.rmtree(older)
@@ -191,7 +191,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Makes a file or folder survive a power cut before it is renamed into place."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return

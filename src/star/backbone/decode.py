@@ -61,19 +61,29 @@ class Decoder:
 
 def make_plan(backbone: Backbone) -> Plan:
     """A function that is the backbone for one token."""
-    stages = [_stage(backbone, number) for number in range(len(backbone.stages))]
+    advanced = make_step(backbone)
 
     def plan(x: Tensor, state: State) -> Tensor:
-        call = Call(state.position, state.reserve(1, None), derived=state.derived)
+        x = advanced(x, Call(state.position, state.reserve(1, None), derived=state.derived), state)
+        state.position += 1
+        return x
+
+    return plan
+
+
+def make_step(backbone: Backbone) -> Callable[[Tensor, Call, State], Tensor]:
+    """What a plan does with x [B, d] and the tensors of a state; the position is that of the call."""
+    stages = [_stage(backbone, number) for number in range(len(backbone.stages))]
+
+    def step(x: Tensor, call: Call, state: State) -> Tensor:
         outputs: dict[int, Tensor] = {}
         for number, (source, kept, advanced) in enumerate(stages):
             x = advanced(x if source is None else x + outputs[source], call, state)
             if kept:
                 outputs[number] = x
-        state.position += 1
         return x
 
-    return plan
+    return step
 
 
 def _stage(backbone: Backbone, number: int) -> tuple[int | None, bool, Callable[[Tensor, Call, State], Tensor]]:

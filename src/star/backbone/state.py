@@ -69,6 +69,13 @@ class State:
         """An independent copy, for beams."""
         return self._mapped(lambda tensor: tensor.clone(), self.batch_size)
 
+    def restore(self, earlier: State) -> None:
+        """Write the content of an earlier fork into the tensors of this state, which stay where they are."""
+        for (slots, held), (_, kept) in zip(self._units(), earlier._units(), strict=True):
+            for slot in slots:
+                held[slot.name].copy_(kept[slot.name])
+        self.position, self.valid = earlier.position, earlier.valid
+
     def reorder(self, index: Tensor) -> State:
         """The state of sequences `index` [n] of this batch; n may differ from the batch size."""
         return self._mapped(lambda tensor: tensor.index_select(0, index), int(index.shape[0]))

@@ -17,13 +17,13 @@ from star.genome import Nonlinearity
 from star.liv.featurizer import Constant, Featurizer, ProjectedGroup
 from star.liv.maps import Dense, Factored
 from star.liv.shift import bounded_shift, resampled
-from star.liv.state import OperatorState, slide
+from star.liv.state import OperatorState, Place, note, oldest_first, slide
 
 Map = Callable[[Tensor], Tensor]
 #: x [B, d], the group v of another LIV or None, the state, the position → own groups by name, [B, channels] each.
-Reader = Callable[[Tensor, Tensor | None, OperatorState, int], dict[str, Tensor]]
+Reader = Callable[[Tensor, Tensor | None, OperatorState, Place], dict[str, Tensor]]
 #: What is projected for a group, what for its shift, the state, the position → the group.
-_Finish = Callable[[Tensor, Tensor | None, OperatorState, int], Tensor]
+_Finish = Callable[[Tensor, Tensor | None, OperatorState, Place], Tensor]
 
 ACTIVATIONS: dict[Nonlinearity, Map] = {Nonlinearity.RELU: torch.relu, Nonlinearity.SWISH: functional.silu}
 
@@ -38,7 +38,7 @@ def reader(featurizer: Featurizer) -> Reader:
     from_v = _reader({name: group for name, group in groups.items() if name in featurizer.reads_v})
     any_reads_v = bool(featurizer.reads_v)
 
-    def read(x: Tensor, v: Tensor | None, state: OperatorState, position: int) -> dict[str, Tensor]:
+    def read(x: Tensor, v: Tensor | None, state: OperatorState, position: Place) -> dict[str, Tensor]:
         features = from_x(x, state, position)
         if any_reads_v:
             features |= from_v(features["v"] if v is None else v, state, position)
@@ -49,14 +49,14 @@ def reader(featurizer: Featurizer) -> Reader:
     return read
 
 
-def _reader(groups: dict[str, ProjectedGroup]) -> Callable[[Tensor, OperatorState, int], dict[str, Tensor]]:
+def _reader(groups: dict[str, ProjectedGroup]) -> Callable[[Tensor, OperatorState, Place], dict[str, Tensor]]:
     """Those groups that read the same input."""
     shifted = [name for name, group in groups.items() if group.shift is not None]
     shifts = [group.shift.project for group in groups.values() if group.shift is not None]
     projected = projections([*(group.project for group in groups.values()), *shifts])
     finishes = [(name, _finish(name, group)) for name, group in groups.items()]
 
-    def read(x: Tensor, state: OperatorState, position: int) -> dict[str, Tensor]:
+    def read(x: Tensor, state: OperatorState, position: Place) -> dict[str, Tensor]:
         raw = projected(x)
         raw_shifts = dict(zip(shifted, raw[len(finishes) :], strict=True))
         return {
@@ -102,7 +102,7 @@ def _finish(name: str, group: ProjectedGroup) -> _Finish:
     convolved = None if group.taps is None else ring_convolution(group.taps, slot)
     shift = group.shift
 
-    def finish(x: Tensor, raw_shift: Tensor | None, state: OperatorState, position: int) -> Tensor:
+    def finish(x: Tensor, raw_shift: Tensor | None, state: OperatorState, position: Place) -> Tensor:
         if convolved is not None:
             x = convolved(x, state, position)
         if shift is not None and raw_shift is not None:
@@ -116,32 +116,31 @@ def _finish(name: str, group: ProjectedGroup) -> _Finish:
     return finish
 
 
-def ring_convolution(taps: Tensor, slot: str) -> Callable[[Tensor, OperatorState, int], Tensor]:
+def ring_convolution(taps: Tensor, slot: str) -> Callable[[Tensor, OperatorState, Place], Tensor]:
     """y = Σ_k taps[:, k] ⊙ x_{t-n+1+k} for taps [channels, n], of which the ring holds the last n - 1 inputs."""
     *past, present = (tap.contiguous() for tap in taps.unbind(1))
     count = len(past)
 
-    def convolved(x: Tensor, state: OperatorState, position: int) -> Tensor:
+    def convolved(x: Tensor, state: OperatorState, position: Place) -> Tensor:
         y = x * present
         if count:
-            ring = state[slot]
-            for index, tap in enumerate(past):
-                y.addcmul_(ring.select(1, (position + index) % count), tap)
-            ring.select(1, position % count).copy_(x)
+            for entry, tap in zip(oldest_first(state[slot], position), past, strict=True):
+                y.addcmul_(entry, tap)
+            note(state[slot], position, x)
         return y
 
     return convolved
 
 
-def read_back(x: Tensor, shift: Tensor, window: int, state: OperatorState, slot: str, position: int) -> Tensor:
+def read_back(x: Tensor, shift: Tensor, window: int, state: OperatorState, slot: str, position: Place) -> Tensor:
     """`resampled` for x [B, D], the newest of the values whose last ones the ring holds; x is noted there."""
     ring = state[slot]
-    if ring.shape[1] < window:  # made for fewer tokens than a shift may reach over
+    if ring.shape[1] < window and isinstance(position, int):  # made for fewer tokens than a shift may reach over
         values = torch.cat([slide(state, slot, position, x.unsqueeze(1)), x.unsqueeze(1)], dim=1)
         return resampled(values, 1, shift.unsqueeze(1), window).squeeze(1)
     lag = shift.floor().clamp_(max=window - 1)
     index = torch.remainder(position - lag.long(), window).unsqueeze(1)
     # x takes the place of the value `window` tokens ago, which only the farther of the two may still ask for.
     far = ring.gather(1, torch.where(index > 0, index - 1, window - 1))
-    ring.select(1, position % window).copy_(x)
+    note(ring, position, x)
     return torch.lerp(ring.gather(1, index), far, (shift - lag).unsqueeze(1)).squeeze(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeVar
@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 T = TypeVar("T")
+
+#: A position: a number, or on the device, [1] int64.
+Place = int | Tensor
 
 #: The state of one operator: slot name → tensor [batch, *slot.shape].
 OperatorState = dict[str, Tensor]
@@ -49,12 +52,21 @@ class Call:
     position: tokens that the states have already seen. valid: [B, position + ℓ] bool, False at left padding, or None.
     published: feature groups that later LIVs take, by (LIV, branch, name). derived: what mixers compute from weights
     alone and use for many tokens; it belongs to the state, so that other weights, with another state, begin anew.
+    clock: [1] int64, the position where the same operations are to serve for every token, as in a CUDA graph; then
+    `position` means nothing, and of keys and values that are kept by position the first `keys` are looked at.
     """
 
     position: int = 0
     valid: Tensor | None = None
     published: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
     derived: dict[Hashable, Any] = field(default_factory=dict)
+    clock: Tensor | None = None
+    keys: int = 0
+
+    @property
+    def place(self) -> Place:
+        """The position, on the device where the operations shall not depend on it."""
+        return self.position if self.clock is None else self.clock
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value of `make()`, called only where this state has none under `key`."""
@@ -121,3 +133,20 @@ def slide(state: OperatorState, name: str, position: int, value: Tensor) -> Tens
     latest = torch.cat([before, value.to(ring.dtype)], dim=1)[:, -count:]
     replace(state, name, latest.roll((position + value.shape[1]) % count, 1))
     return before
+
+
+def note(ring: Tensor, place: Place, value: Tensor) -> None:
+    """Overwrite the entry of the token at `place` in a ring [B, n, …] with value [B, …]."""
+    count = ring.shape[1]
+    if isinstance(place, int):
+        ring.select(1, place % count).copy_(value)
+    else:
+        ring.index_copy_(1, place % count, value.unsqueeze(1).to(ring.dtype))
+
+
+def oldest_first(ring: Tensor, place: Place) -> Iterator[Tensor]:
+    """The entries [B, …] of the last n tokens before `place`."""
+    count = ring.shape[1]
+    if isinstance(place, int):
+        return (ring.select(1, (place + index) % count) for index in range(count))
+    return iter(ring.index_select(1, (place + torch.arange(count, device=ring.device)) % count).unbind(1))

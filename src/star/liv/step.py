@@ -26,7 +26,7 @@ from star.liv.reading import ACTIVATIONS, read_back, reader, ring_convolution, t
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.shift import bounded_shift
-from star.liv.state import Call, OperatorState
+from star.liv.state import Call, OperatorState, note
 from star.liv.state_space import StateSpaceKernel
 from star.liv.toeplitz import ToeplitzMixer
 
@@ -71,13 +71,22 @@ def _mixed(operator: Operator) -> Callable[[Tensor, Call, OperatorState], Tensor
 
     def mixed(x: Tensor, call: Call, state: OperatorState) -> Tensor:
         v = None if source_of_v is None else call.published[source_of_v, branch, "v"].squeeze(1)
-        return mix(x, read(x, v, state, call.position), call, state)
+        return mix(x, read(x, v, state, call.place), call, state)
 
     return mixed
 
 
+def replayable(liv: LIV) -> bool:
+    """Whether the same operations serve for every token, once its states are as long as they ever get."""
+    return all(_own_mix(operator) is not None for operator in liv.operators)
+
+
 def _mix(operator: Operator) -> Mix:
-    """T by the kind of token mixing."""
+    return _own_mix(operator) or _through_mixer(operator)
+
+
+def _own_mix(operator: Operator) -> Mix | None:
+    """T by the kind of token mixing; None where only the mixer itself serves."""
     mixer = operator.mixer
     connected = bool(operator.sharing.taken or operator.sharing.given)
     if isinstance(mixer, LowRankMixer):
@@ -103,7 +112,7 @@ def _mix(operator: Operator) -> Mix:
             plain = _short_convolution(operator, mixer)
         if plain is not None:
             return _exchanging(operator, plain) if connected else plain
-    return _through_mixer(operator)
+    return None
 
 
 def _through_mixer(operator: Operator) -> Mix:
@@ -140,16 +149,16 @@ def _diagonal(mixer: DiagonalMixer) -> Mix:
     return mix
 
 
-def _heads(mixer: LowRankMixer) -> Callable[[dict[str, Tensor], int], dict[str, Tensor]]:
+def _heads(mixer: LowRankMixer) -> Callable[[dict[str, Tensor], Call], dict[str, Tensor]]:
     """q, k and v as [B, heads, size], q and k rotated."""
     sizes = {"q": mixer.size, "k": mixer.size, "v": mixer.value_size}
     rotary = mixer.size % 2 == 0
 
-    def split(features: dict[str, Tensor], position: int) -> dict[str, Tensor]:
+    def split(features: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
         heads = {name: feature.view(feature.shape[0], -1, sizes[name]) for name, feature in features.items()}
         if rotary and heads:
             some = next(iter(heads.values()))
-            turns = phases(position, 1, mixer.size, some.device, some.dtype)
+            turns = _phases(call, mixer.size, some)
             for name in heads.keys() & {"q", "k"}:
                 pairs = torch.view_as_complex(heads[name].view(*heads[name].shape[:2], -1, 2))
                 heads[name] = torch.view_as_real(pairs * turns).flatten(-2)
@@ -158,21 +167,31 @@ def _heads(mixer: LowRankMixer) -> Callable[[dict[str, Tensor], int], dict[str, 
     return split
 
 
+def _phases(call: Call, size: int, like: Tensor) -> Tensor:
+    """Rotary phases of this token, [1, size / 2]."""
+    if call.clock is None:
+        return phases(call.position, 1, size, like.device, like.dtype)
+    key = ("phases", size, call.keys)  # kept by the state: what a graph reads must stay where it is
+    return call.once(key, lambda: phases(0, call.keys, size, like.device, like.dtype)).index_select(0, call.clock)
+
+
 def _attention(operator: Operator, mixer: LowRankMixer) -> Mix:
     """Softmax attention over the whole past."""
     split, connected = _heads(mixer), bool(operator.sharing.taken or operator.sharing.given)
     grouped = mixer.heads > mixer.kv_heads
 
     def mix(x: Tensor, features: dict[str, Tensor], call: Call, state: OperatorState) -> Tensor:
-        heads = split(features, call.position)
+        heads = split(features, call)
         for name in ("k", "v"):
             if name in heads:
-                state[name].select(1, call.position).copy_(heads[name])
-                heads[name] = state[name].narrow(1, 0, call.position + 1)
+                note(state[name], call.place, heads[name])
+                heads[name] = state[name].narrow(1, 0, call.position + 1 if call.clock is None else call.keys)
         if connected:
             operator.publish(heads, call)
             heads |= operator.taken(call)
         mask = None if call.valid is None else call.valid[:, None, None]
+        if call.clock is not None:
+            mask = (torch.arange(call.keys, device=x.device) <= call.clock)[None, None, None]
         k, v = heads["k"].transpose(1, 2), heads["v"].transpose(1, 2)
         y = functional.scaled_dot_product_attention(heads["q"].unsqueeze(2), k, v, attn_mask=mask, enable_gqa=grouped)
         return y.flatten(1)
@@ -185,15 +204,15 @@ def _linear_attention(operator: Operator, mixer: LowRankMixer) -> Mix:
     split, connected = _heads(mixer), bool(operator.sharing.taken or operator.sharing.given)
 
     def mix(x: Tensor, features: dict[str, Tensor], call: Call, state: OperatorState) -> Tensor:
-        heads, total = split(features, call.position), state["kv"]
+        heads, total = split(features, call), state["kv"]
         if connected:
             operator.publish({name: feature.unsqueeze(1) for name, feature in heads.items()}, call)
             heads |= {name: feature.squeeze(1) for name, feature in operator.taken(call).items()}
         total.addcmul_(heads["k"].unsqueeze(-1), heads["v"].unsqueeze(-2))
         q = heads["q"].view(x.shape[0], mixer.kv_heads, -1, mixer.size)
         y = torch.matmul(q, total).flatten(1)
-        count = call.position + 1 if call.valid is None else call.counts(1, x.device).to(y.dtype)
-        return y.div_(count * sqrt(mixer.size))
+        count = call.place + 1 if call.valid is None else call.counts(1, x.device)
+        return y.div_((count if isinstance(count, int) else count.to(y.dtype)) * sqrt(mixer.size))
 
     return mix
 
@@ -207,11 +226,15 @@ def _windowed_attention(operator: Operator, mixer: LowRankMixer) -> Mix:
     def mix(x: Tensor, features: dict[str, Tensor], call: Call, state: OperatorState) -> Tensor:
         if call.valid is not None:  # each sequence has a window of its own
             return ordinary(x, features, call, state)
-        position, heads = call.position, split(features, call.position)
-        count = position % window if blocks else window - 1
-        q = heads["q"].unsqueeze(2)
-        k, v = (_remembered(state[name], position, count, heads[name]).transpose(1, 2) for name in ("k", "v"))
-        return functional.scaled_dot_product_attention(q, k, v, enable_gqa=grouped).flatten(1)
+        heads, clock = split(features, call), call.clock
+        q, mask = heads["q"].unsqueeze(2), None
+        if clock is None:
+            count = call.position % window if blocks else window - 1
+            k, v = (_remembered(state[name], call.position, count, heads[name]).transpose(1, 2) for name in ("k", "v"))
+        else:
+            mask = _visible(clock, clock % window if blocks else window - 1, window - 1)[None, None, None]
+            k, v = (_whole_ring(state[name], clock, heads[name]).transpose(1, 2) for name in ("k", "v"))
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).flatten(1)
 
     return mix
 
@@ -226,6 +249,19 @@ def _remembered(ring: Tensor, position: int, count: int, value: Tensor) -> Tenso
     entries = torch.cat(parts, dim=1)
     ring.select(1, position % size).copy_(value)
     return entries
+
+
+def _whole_ring(ring: Tensor, place: Tensor, value: Tensor) -> Tensor:
+    """`value`, then all entries of a ring as they lie; notes it in the ring."""
+    entries = torch.cat([value.unsqueeze(1), ring], dim=1)
+    note(ring, place, value)
+    return entries
+
+
+def _visible(place: Tensor, count: Tensor | int, size: int) -> Tensor:
+    """[1 + size]: which of the entries of `_whole_ring` belong to the last `count` tokens, the present one included."""
+    age = (place - 1 - torch.arange(size, device=place.device)) % size + 1
+    return torch.cat([torch.ones_like(place, dtype=torch.bool), (age <= count) & (age <= place)])
 
 
 def _semi_separable(mixer: SemiSeparableMixer) -> Mix:
@@ -292,7 +328,7 @@ def _short_convolution(operator: Operator, mixer: ToeplitzMixer) -> Mix:
     def mix(x: Tensor, features: dict[str, Tensor], call: Call, state: OperatorState) -> Tensor:
         if state["u"].shape[1] < past:  # made for fewer tokens than K spans
             return ordinary(x, features, call, state)
-        return convolved(features["B"] * x, state, call.position).mul_(features["C"])
+        return convolved(features["B"] * x, state, call.place).mul_(features["C"])
 
     return mix
 
@@ -305,6 +341,6 @@ def _resampling(mixer: ResamplingMixer) -> Mix:
         shift = bounded_shift(features["s"], window)
         if repeat > 1:
             shift = shift.repeat_interleave(repeat, dim=-1)
-        return read_back(features["v"], shift, window, state, "v", call.position).mul_(features["g"])
+        return read_back(features["v"], shift, window, state, "v", call.place).mul_(features["g"])
 
     return mix

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from star.backbone.replay import room
 from star.errors import StarError
+from star.lm.graph import GraphDecoder, require_graph
 
 if TYPE_CHECKING:
     from star.lm.model import LanguageModel
@@ -28,6 +30,7 @@ def generate(
     stop_sequences: Sequence[Sequence[int]] = (),
     generator: torch.Generator | None = None,
     attention_mask: Tensor | None = None,
+    cuda_graph: bool = False,
 ) -> Iterator[Tensor]:
     """Continue tokens [B, ℓ] by up to `max_new_tokens`, yielding [B] int64 at a time.
 
@@ -35,7 +38,13 @@ def generate(
     top_p. repetition_penalty above 1 makes tokens of the prompt and of the continuation less likely, see `penalised`.
     A sequence that has produced a stop token, or any of stop_sequences (all of it in the continuation), repeats its
     last token; generation ends when all have. Prompts of unequal length are padded on the left, with attention_mask 0
-    there, see `left_pad`. Raises `StarError` for settings out of range.
+    there, see `left_pad`.
+
+    cuda_graph records the kernels of a token once and replays them, for speed on a GPU; results differ by rounding at
+    most. It is for models in float32 without routers and implicit kernels, and prompts without padding, takes a second
+    copy of the dense weights, and is new: off unless asked for.
+
+    Raises `StarError` for settings out of range, and for a cuda_graph that cannot be had.
     """
     if tokens.dim() != 2 or tokens.shape[1] < 1:
         raise StarError(f"the prompt has shape {tuple(tokens.shape)}; generation needs [batch, at least one token].")
@@ -57,9 +66,11 @@ def generate(
                 "give one value for each token."
             )
         attention_mask = attention_mask.bool()
+    if cuda_graph:
+        require_graph(model, attention_mask)
     following = partial(sample, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     stops = [*([token] for token in stop_tokens), *stop_sequences]
-    return _tokens(model, tokens, max_new_tokens, following, repetition_penalty, stops, attention_mask)
+    return _tokens(model, tokens, max_new_tokens, following, repetition_penalty, stops, attention_mask, cuda_graph)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -81,15 +92,20 @@ def _tokens(
     penalty: float,
     stops: Sequence[Sequence[int]],
     mask: Tensor | None,
+    cuda_graph: bool,
 ) -> Iterator[Tensor]:
-    batch = tokens.shape[0]
+    batch, length = tokens.shape[0], tokens.shape[1] + max_new_tokens
     seen = _seen(tokens, mask, model.config.vocab_size) if penalty != 1 else None
     ending = _Ending(stops, batch, tokens.device)
-    state = model.init_state(batch, tokens.shape[1] + max_new_tokens)
+    state = model.init_state(batch, room(model.backbone, length) if cuda_graph else length)
+    replayed = GraphDecoder(model, state) if cuda_graph else None
     last, inputs = tokens[:, -1], tokens
     for _ in range(max_new_tokens):
         with torch.inference_mode():
-            logits = model.head(model.hidden(inputs, state, mask)[:, -1])
+            if replayed is not None and state.position:
+                logits = replayed(last)
+            else:
+                logits = model.head(model.hidden(inputs, state, mask)[:, -1])
             if seen is not None:
                 logits = penalised(logits, seen, penalty)
             drawn = following(logits)

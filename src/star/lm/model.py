@@ -117,6 +117,7 @@ class LanguageModel(nn.Module):
         stop_sequences: Sequence[Sequence[int]] = (),
         generator: torch.Generator | None = None,
         attention_mask: Tensor | None = None,
+        cuda_graph: bool = False,
     ) -> Iterator[Tensor]:
         """Yield the next token of each sequence, [B] at a time; see `star.lm.generation.generate`."""
         return generate(
@@ -131,6 +132,7 @@ class LanguageModel(nn.Module):
             stop_sequences=stop_sequences,
             generator=generator,
             attention_mask=attention_mask,
+            cuda_graph=cuda_graph,
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 ``python benchmarks/operators.py [--only scan] [--rounds N] [--out FOLDER]`` writes ``operators.csv`` and
 ``operators.md``. All variants of an operator take turns on the same inputs, in one process with one thread, so a busy
 machine slows all of them; ratios are formed round by round. Peers come with the extra ``bench``; one that is not
-installed is left out and named on stderr. An operator is a row of ``OPERATORS``.
+installed is left out and named on stderr. An operator is a row of ``OPERATORS``. ``--device cuda`` measures the rows of
+``gpu.py`` instead and writes ``operators-cuda.csv`` and ``operators-cuda.md``.
 """
 
 from __future__ import annotations
@@ -189,6 +190,9 @@ def _status(name: str) -> int:
     raise OSError(f"no {name}")
 
 
+Measure = Callable[[Operator, tuple[int, int, int], int], list[Result]]
+
+
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return median(values), min(values), max(values)
 
@@ -275,29 +279,41 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
             writer.writerow([one.operator, *one.size, one.variant, *numbers, extra])
 
 
+def _on(device: str) -> tuple[Sequence[Operator], Sequence[tuple[int, int, int]], Measure, list[str], str]:
+    """Operators, sizes, how they are measured, notes, and the name of the files."""
+    if device == "cpu":
+        return OPERATORS, SIZES, measure, [machine(), ceilings()], "operators"
+    import gpu
+
+    return gpu.OPERATORS, gpu.SIZES, gpu.measure, [gpu.machine(), gpu.ceilings()], "operators-cuda"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Operators beside their peers, forward and backward, on the CPU.")
+    parser = argparse.ArgumentParser(description="Operators beside their peers, forward and backward.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to measure")
     parser.add_argument("--only", default="", help="operators whose name has this text")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"at least {FEWEST_ROUNDS}")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the tables go")
     options = parser.parse_args()
     if options.rounds < FEWEST_ROUNDS:
         parser.error(f"{options.rounds} rounds say too little; take at least {FEWEST_ROUNDS}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; leave --device out to measure on the CPU")
     torch.set_num_threads(1)
-    notes = [machine(), ceilings()]
+    rows, sizes, measured, notes, name = _on(options.device)
     print("\n".join(notes), flush=True)
-    operators = [operator for operator in OPERATORS if options.only in operator.name]
+    operators = [operator for operator in rows if options.only in operator.name]
     for variant in {variant for operator in operators for variant in operator.variants if not variant.installed}:
         print(f"{variant.name} is not installed (extra `bench`), so it is left out", file=sys.stderr)
     results = []
     for operator in operators:
-        for size in SIZES:
-            for one in measure(operator, size, options.rounds):
+        for size in sizes:
+            for one in measured(operator, size, options.rounds):
                 results.append(one)
                 print(f"{one.operator} {one.size} {one.variant}: {_cell(one.milliseconds)} ms", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_csv(options.out / "operators.csv", results)
-    (options.out / "operators.md").write_text(markdown(results, options.rounds, notes), encoding="utf-8")
+    write_csv(options.out / f"{name}.csv", results)
+    (options.out / f"{name}.md").write_text(markdown(results, options.rounds, notes), encoding="utf-8")
     return 0
 
 

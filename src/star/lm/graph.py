@@ -40,6 +40,7 @@ class StaticStep:
         self.model, self.state = model, state
         self.tokens = torch.zeros(state.batch_size, dtype=torch.long, device=state.device)
         self.clock = torch.zeros(1, dtype=torch.long, device=state.device)
+        self._grows = any(slot.positional for _, slots in state.slots.units() for slot in slots)
         with torch.inference_mode(False), torch.no_grad():
             self._step = make_step(model.backbone)
 
@@ -48,7 +49,7 @@ class StaticStep:
         self.state.reserve(1, None)
         self.tokens.copy_(tokens)
         self.clock.fill_(self.state.position)
-        return bucket(self.state.position, self.state.max_length)
+        return bucket(self.state.position, self.state.max_length) if self._grows else self.state.max_length
 
     def logits(self, keys: int) -> Tensor:
         """[B, vocab]. Advances the tensors of the state, not its `position`."""

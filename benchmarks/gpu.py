@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from operators import Operator, Result, Variant, once, our_scan, ours, scan_inputs, spread
+from operators import Result, once, spread
+from peers import Operator, Variant, our_scan, ours, scan_inputs
 from star.liv import kernels
 from star.liv.kernels.convolution import gated_short_convolution
 from star.liv.kernels.resample import resample
@@ -114,8 +115,7 @@ def measure(operator: Operator, size: tuple[int, int, int], rounds: int, device:
     torch.manual_seed(0)
     variants = [variant for variant in operator.variants if variant.installed]
     with torch.device(device):
-        inputs = [tensor.requires_grad_() for tensor in operator.inputs(*size)]
-        weights = operator.weights(inputs)
+        inputs, weights = operator.drawn(size)
     weighted = [weights.to(variant.function(*inputs).dtype) for variant in variants]
     expected = once(variants[0].function, inputs, weighted[0])
     for variant, own in zip(variants[1:], weighted[1:], strict=True):

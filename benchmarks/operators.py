@@ -3,138 +3,33 @@
 ``python benchmarks/operators.py [--only scan] [--rounds N] [--out FOLDER]`` writes ``operators.csv`` and
 ``operators.md``. All variants of an operator take turns on the same inputs, in one process with one thread, so a busy
 machine slows all of them; ratios are formed round by round. Peers come with the extra ``bench``; one that is not
-installed is left out and named on stderr. An operator is a row of ``OPERATORS``. ``--device cuda`` measures the rows of
-``gpu.py`` instead and writes ``operators-cuda.csv`` and ``operators-cuda.md``.
+installed is left out and named on stderr. An operator is a row of ``OPERATORS`` in ``peers.py``. ``--device cuda``
+measures the rows of ``gpu.py`` instead and writes ``operators-cuda.csv`` and ``operators-cuda.md``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from math import sqrt
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from peers import OPERATORS, Function, Operator
 from star.liv import kernels
-from star.liv.kernels import forced
-from star.liv.kernels.attention import causal_attention
-from star.liv.kernels.selective_scan import selective_scan
-from star.liv.sizes import head_size
 
 SIZES = ((64, 256, 16), (256, 1024, 4), (768, 4096, 1))  # width, length, batch: 12,288 to 3,145,728 numbers a tensor
 ROUNDS = 7
 FEWEST_ROUNDS = 5
-QUERIES_PER_KEY = 4
-
-Function = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to compute an operator; `needs`: the module of a peer."""
-
-    name: str
-    function: Function
-    needs: str | None = None
-
-    @property
-    def installed(self) -> bool:
-        return self.needs is None or importlib.util.find_spec(self.needs) is not None
-
-
-@dataclass(frozen=True)
-class Operator:
-    """`inputs(width, length, batch)` gives what all variants take; the first installed one is what they are compared
-    with."""
-
-    name: str
-    inputs: Callable[[int, int, int], Sequence[Tensor]]
-    variants: tuple[Variant, ...]
-
-    def weights(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The gradient of the output, which has the shape of the first input."""
-        return torch.randn(inputs[0].shape)
-
-
-def ours(implementation: str, function: Function) -> Variant:
-    def run(*inputs: Tensor) -> Tensor:
-        with forced(implementation):
-            return function(*inputs)
-
-    return Variant(implementation, run)
-
-
-def scan_inputs(width: int, length: int, batch: int, states: int) -> Sequence[Tensor]:
-    """x, Δ, A, B and C as in a fresh model."""
-    delta = torch.rand(batch, length, width) * 0.1
-    decay = -torch.arange(1, states + 1).float().expand(width, states)
-    return torch.randn(batch, length, width), delta, decay, *torch.randn(2, batch, length, states).unbind()
-
-
-def our_scan(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    return selective_scan(x, delta, decay, b, c, x.new_zeros(x.shape[0], decay.shape[1], x.shape[2]))[0]
-
-
-def mambapy_scan(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The same equation with the peer's parallel scan, which takes decays and inputs written out [B, ℓ, D, N]."""
-    from mambapy.pscan import pscan
-
-    h = pscan(torch.exp(delta.unsqueeze(-1) * decay), (delta * x).unsqueeze(-1) * b.unsqueeze(2))
-    return (h @ c.unsqueeze(-1)).squeeze(-1)
-
-
-def attention_inputs(width: int, length: int, batch: int) -> Sequence[Tensor]:
-    """q, k and v of a grouped-query attention, [B, heads, ℓ, head size] as views of [B, ℓ, width]."""
-    size = head_size(width, QUERIES_PER_KEY)
-    heads = width // size
-    counts = (heads, heads // QUERIES_PER_KEY, heads // QUERIES_PER_KEY)
-    return tuple(torch.randn(batch, length, count, size).transpose(1, 2) for count in counts)
-
-
-def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    k, v = (tensor.repeat_interleave(QUERIES_PER_KEY, dim=1) for tensor in (k, v))
-    future = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).triu(1)
-    return (q @ k.transpose(-1, -2) / sqrt(q.shape[-1])).masked_fill(future, float("-inf")).softmax(-1) @ v
-
-
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-
-def _scan(states: int) -> Operator:
-    variants = (
-        Variant("mambapy", mambapy_scan, needs="mambapy"),
-        ours("portable", our_scan),
-        ours("native", our_scan),
-    )
-    return Operator(f"selective scan, N={states}", partial(scan_inputs, states=states), variants)
-
-
-OPERATORS = (
-    _scan(16),
-    _scan(2),
-    Operator(
-        "softmax attention",
-        attention_inputs,
-        (
-            Variant("SDPA, enable_gqa", sdpa),
-            Variant("explicit", explicit_attention),
-            ours("native", causal_attention),
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -152,13 +47,13 @@ class Result:
     extra: float | None
 
 
-def once(function: Function, inputs: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, ...]:
+def once(function: Function, inputs: Sequence[Any], weights: Tensor) -> tuple[Tensor, ...]:
     """Forward and backward; everything that comes out."""
     output = function(*inputs)
-    return output, *torch.autograd.grad(output, inputs, weights)
+    return output, *torch.autograd.grad(output, [one for one in inputs if isinstance(one, Tensor)], weights)
 
 
-def timed(function: Function, inputs: Sequence[Tensor], weights: Tensor) -> float:
+def timed(function: Function, inputs: Sequence[Any], weights: Tensor) -> float:
     start = perf_counter()
     once(function, inputs, weights)
     return 1000 * (perf_counter() - start)
@@ -171,8 +66,7 @@ def extra_memory(operator: str, variant: str, size: tuple[int, int, int]) -> flo
     row = next(row for row in OPERATORS if row.name == operator)
     function = next(one.function for one in row.variants if one.name == variant)
     for one_size in ((*SIZES[0][:2], 1), size):  # the first loads code
-        inputs = [tensor.requires_grad_() for tensor in row.inputs(*one_size)]
-        weights = row.weights(inputs)
+        inputs, weights = row.drawn(one_size)
         try:
             Path("/proc/self/clear_refs").write_text("5")
             before = _status("VmRSS")
@@ -200,8 +94,7 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 def measure(operator: Operator, size: tuple[int, int, int], rounds: int) -> list[Result]:
     torch.manual_seed(0)
     variants = [variant for variant in operator.variants if variant.installed]
-    inputs = [tensor.requires_grad_() for tensor in operator.inputs(*size)]
-    weights = operator.weights(inputs)
+    inputs, weights = operator.drawn(size)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
         extra = [fresh.submit(extra_memory, operator.name, variant.name, size).result() for variant in variants]

@@ -43,9 +43,9 @@ def _reference(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
     known = x.double() if tail is None else torch.cat([tail, x], dim=1).double()
     y = torch.zeros_like(x, dtype=torch.float64)
     for lag in range(weight.shape[1]):
-        seen = known[:, max(0, known.shape[1] - x.shape[1] - lag) : known.shape[1] - lag]
-        if seen.shape[1]:
-            y = y + functional.pad(seen, (0, 0, x.shape[1] - seen.shape[1], 0)) * weight[:, -1 - lag].double()
+        end = max(0, known.shape[1] - lag)
+        seen = known[:, max(0, end - x.shape[1]) : end]
+        y = y + functional.pad(seen, (0, 0, x.shape[1] - seen.shape[1], 0)) * weight[:, -1 - lag].double()
     return y.to(x.dtype)
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel
 
 BASE = 10_000.0
@@ -46,7 +47,7 @@ def _reference(x: Tensor, position: int) -> Tensor:
 def _portable(x: Tensor, position: int) -> Tensor:
     real = torch.promote_types(x.dtype, torch.float32)
     turns = phases(position, x.shape[1], x.shape[3], x.device, real).unsqueeze(1)
-    pairs = torch.view_as_complex(x.to(real).unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(native.side_by_side(x.to(real)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 

@@ -43,6 +43,12 @@ struct Tile {
     }
 };
 
+// Fetches what the next block of channels needs at the same time: rows are too far apart to be fetched by the processor
+// on its own.
+inline void ahead(const Tile &tile, int64_t t, int64_t width) {
+    for (int64_t j = 0; j < width; j += LANES) __builtin_prefetch(tile.data + t * tile.stride + width + j);
+}
+
 // body(block of V registers, first column, columns) over the columns [first, last): two registers at a time, then one.
 template <class Body> void blocks(int64_t first, int64_t last, Body body) {
     while (last - first >= 2 * LANES) {
@@ -53,6 +59,39 @@ template <class Body> void blocks(int64_t first, int64_t last, Body body) {
         const int64_t count = last - first < LANES ? last - first : LANES;
         body(std::integral_constant<int, 1>{}, first, count);
         first += count;
+    }
+}
+
+// Rows [n, V registers] of a block: in registers for the whole chunk where their number `N` is known to the compiler
+// (few states, whose chains of loads and stores would take longer than their arithmetic), else in memory.
+template <int V, int N> class Held {
+    float *memory;
+    Vector rows[N ? N : 1][V];
+
+  public:
+    explicit Held(float *memory) : memory(memory) {
+        for (int n = 0; n < N; ++n)
+            for (int v = 0; v < V; ++v) rows[n][v] = load(memory + (n * V + v) * LANES);
+    }
+    Vector get(int64_t n, int v) const { return N ? rows[n][v] : load(memory + (n * V + v) * LANES); }
+    void set(int64_t n, int v, Vector value) {
+        if (N)
+            rows[n][v] = value;
+        else
+            store(memory + (n * V + v) * LANES, value);
+    }
+    void write_back() const {
+        for (int n = 0; n < N; ++n)
+            for (int v = 0; v < V; ++v) store(memory + (n * V + v) * LANES, rows[n][v]);
+    }
+};
+
+// body(N) with the number of states as a constant where they are held in registers, else 0.
+template <class Body> void with_states(int64_t states, Body body) {
+    switch (states) {
+        case 1: return body(std::integral_constant<int, 1>{});
+        case 2: return body(std::integral_constant<int, 2>{});
+        default: return body(std::integral_constant<int, 0>{});
     }
 }
 
@@ -108,17 +147,21 @@ struct Forward {
     float *last;           // [B, N, D]
     float *starts;         // h before each chunk, packed, or null where no gradient is wanted
 
-    template <int V>
-    void block(int64_t batch, int64_t start, int64_t column, int64_t count, const float *A, float *h,
-               float *copies) const {
+    template <int V, int HELD>
+    void block(int64_t batch, int64_t start, int64_t column, int64_t count, float *A, float *h, float *copies) const {
         constexpr int64_t width = V * LANES;
-        const int64_t N = size.states, steps = std::min(size.chunk, size.length - start), copy = size.chunk * width;
+        const int64_t N = HELD ? HELD : size.states, steps = std::min(size.chunk, size.length - start), copy = size.chunk * width;
         const Tile xs(x, batch, start, steps, column, count, width, copies);
         const Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
         const Tile ys(y, batch, start, steps, column, count, width, copies + 2 * copy, false);
+        const Held<V, HELD> decays(A);
+        Held<V, HELD> states(h);
         for (int64_t t = 0; t < steps; ++t) {
             const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
             const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
+            ahead(xs, t, width);
+            ahead(ds, t, width);
+            ahead(ys, t, width);
             Vector step[V], drive[V], out[V];
             for (int v = 0; v < V; ++v) {
                 step[v] = load(ds.data + t * ds.stride + v * LANES);
@@ -127,14 +170,14 @@ struct Forward {
             }
             for (int64_t n = 0; n < N; ++n)
                 for (int v = 0; v < V; ++v) {
-                    const int64_t place = n * width + v * LANES;
-                    const Vector a = power_of_two(step[v] * load(A + place)) * kept;
-                    const Vector now = a * load(h + place) + drive[v] * bt[n];
-                    store(h + place, now);
+                    const Vector a = power_of_two(step[v] * decays.get(n, v)) * kept;
+                    const Vector now = a * states.get(n, v) + drive[v] * bt[n];
+                    states.set(n, v, now);
                     out[v] += now * ct[n];
                 }
             for (int v = 0; v < V; ++v) store(ys.data + t * ys.stride + v * LANES, out[v]);
         }
+        states.write_back();
         ys.write_back(y, batch, start, steps, column, count);
     }
 
@@ -151,9 +194,11 @@ struct Forward {
                 std::memcpy(kept, h, packed.size() * sizeof(float));
                 kept += Task::moment(size);
             }
-            blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
-                block<registers>(task.batch, start, column, count, A + packed.at(column), h + packed.at(column),
-                                 copies);
+            with_states(size.states, [&](auto held) {
+                blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
+                    block<registers, held>(task.batch, start, column, count, A + packed.at(column),
+                                           h + packed.at(column), copies);
+                });
             });
         }
         packed.unpack(last + plane, h);
@@ -172,11 +217,11 @@ struct Backward {
 
     // One chunk of one block: a and h anew, then g = dL/dh from its last step to its first.
     // d_bs and d_cs [steps, N, LANES] collect what is to be summed over channels.
-    template <int V>
-    void block(int64_t batch, int64_t start, int64_t column, int64_t count, const float *A, const float *first,
-               float *g, float *d_A, float *d_bs, float *d_cs, float *scratch) const {
+    template <int V, int HELD>
+    void block(int64_t batch, int64_t start, int64_t column, int64_t count, float *A, const float *first, float *g,
+               float *d_A, float *d_bs, float *d_cs, float *scratch) const {
         constexpr int64_t width = V * LANES;
-        const int64_t N = size.states, row = N * width, copy = size.chunk * width;
+        const int64_t N = HELD ? HELD : size.states, row = N * width, copy = size.chunk * width;
         const int64_t steps = std::min(size.chunk, size.length - start);
         float *a = scratch, *h = a + size.chunk * row, *copies = h + (size.chunk + 1) * row;
         const Tile xs(x, batch, start, steps, column, count, width, copies);
@@ -185,7 +230,11 @@ struct Backward {
         const Tile dxs(d_x, batch, start, steps, column, count, width, copies + 3 * copy, false);
         const Tile dds(d_delta, batch, start, steps, column, count, width, copies + 4 * copy, false);
         std::memcpy(h, first, row * sizeof(float));
+        const Held<V, HELD> decays(A);
         for (int64_t t = 0; t < steps; ++t) {
+            ahead(xs, t, width);
+            ahead(ds, t, width);
+            ahead(dys, t, width);
             const float *bt = b.at(batch, start + t);
             const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
             Vector step[V], drive[V];
@@ -196,12 +245,15 @@ struct Backward {
             for (int64_t n = 0; n < N; ++n)
                 for (int v = 0; v < V; ++v) {
                     const int64_t place = t * row + n * width + v * LANES;
-                    const Vector decayed = power_of_two(step[v] * load(A + n * width + v * LANES)) * kept;
+                    const Vector decayed = power_of_two(step[v] * decays.get(n, v)) * kept;
                     store(a + place, decayed);
                     store(h + place + row, decayed * load(h + place) + drive[v] * bt[n]);
                 }
         }
+        Held<V, HELD> later(g), d_decays(d_A);
         for (int64_t t = steps - 1; t >= 0; --t) {
+            ahead(dxs, t, width);
+            ahead(dds, t, width);
             const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
             Vector step[V], value[V], dy[V], drive[V], d_drive[V], d_step[V];
             for (int v = 0; v < V; ++v) {
@@ -215,15 +267,15 @@ struct Backward {
                 Vector to_b = load(d_bs + (t * N + n) * LANES), to_c = load(d_cs + (t * N + n) * LANES);
                 for (int v = 0; v < V; ++v) {
                     const int64_t place = n * width + v * LANES;
-                    const Vector now = load(g + place) + dy[v] * ct[n];
+                    const Vector now = later.get(n, v) + dy[v] * ct[n];
                     to_c += dy[v] * load(h + (t + 1) * row + place);
                     to_b += now * drive[v];
                     d_drive[v] += now * bt[n];
                     const Vector before = now * load(a + t * row + place);
-                    store(g + place, before);
+                    later.set(n, v, before);
                     const Vector exponent = before * load(h + t * row + place);  // d(Δ A)
-                    d_step[v] += exponent * load(A + place);
-                    store(d_A + place, load(d_A + place) + exponent * step[v]);
+                    d_step[v] += exponent * decays.get(n, v);
+                    d_decays.set(n, v, d_decays.get(n, v) + exponent * step[v]);
                 }
                 store(d_bs + (t * N + n) * LANES, to_b);
                 store(d_cs + (t * N + n) * LANES, to_c);
@@ -233,6 +285,8 @@ struct Backward {
                 store(dds.data + t * dds.stride + v * LANES, d_drive[v] * value[v] + d_step[v] * LN_2);
             }
         }
+        later.write_back();
+        d_decays.write_back();
         dxs.write_back(d_x, batch, start, steps, column, count);
         dds.write_back(d_delta, batch, start, steps, column, count);
     }
@@ -249,10 +303,12 @@ struct Backward {
             const int64_t start = chunk * size.chunk, steps = std::min(size.chunk, size.length - start);
             const float *first = starts + chunk * Task::moment(size) + task.place;
             std::memset(d_bs, 0, 2 * lanes * sizeof(float));
-            blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
-                const int64_t own = packed.at(column);
-                block<registers>(task.batch, start, column, count, A + own, first + own, g + own, d_A + own, d_bs,
-                                 d_cs, d_cs + lanes);
+            with_states(N, [&](auto held) {
+                blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
+                    const int64_t own = packed.at(column);
+                    block<registers, held>(task.batch, start, column, count, A + own, first + own, g + own, d_A + own,
+                                           d_bs, d_cs, d_cs + lanes);
+                });
             });
             const int64_t place = ((group * size.batch + task.batch) * size.length + start) * N;
             for (int64_t i = 0; i < steps * N; ++i) {

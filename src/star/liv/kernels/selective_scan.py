@@ -193,7 +193,8 @@ class _Native(torch.autograd.Function):
         rows = [rows_of(tensor) for tensor in (x, delta, b, c, keep, d_y, d_x, d_delta)]
         others = (decay, starts, d_last, d_b, d_c, d_decay, d_state)
         native.library(SOURCE).call("selective_scan_backward", _Backward(size, *rows, *map(native.address, others)))
-        return d_x, d_delta, d_decay.sum(0).t(), d_b.sum(0), d_c.sum(0), d_state, None
+        d_b, d_c = (one[0] if one.shape[0] == 1 else one.sum(0) for one in (d_b, d_c))
+        return d_x, d_delta, d_decay.sum(0).t(), d_b, d_c, d_state, None
 
 
 def _sizes(x: Tensor, decay: Tensor) -> _Sizes:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from star.backbone import Backbone
 from star.genome import BackboneGenome, OptionPool, wiring
@@ -41,7 +44,7 @@ def analyse(
     """Cost of `genome` at `width`, the cache for one sequence of `length` tokens with `element_bytes` an element (2:
     bf16, the paper's figures). Identities have no row; the norm and the router of a stage count with its first LIV.
     Raises `StarError` as `Backbone` does."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         backbone = Backbone(genome, pool, width=width, length=length)
     genome = backbone.genome
     wires = wiring(genome, pool)
@@ -71,6 +74,22 @@ def analyse(
             )
     parameters = sum(row.parameters for row in rows) + width  # the final norm
     return Cost(tuple(rows), parameters, sum(row.cache_bytes for row in rows), width, length)
+
+
+class Uninitialised(TorchFunctionMode):
+    """Leaves weights as they are: drawing values that nobody keeps takes most of the time of building on meta, and a
+    search waits for it between generations."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _sharing(taken: dict[str, int], owners: dict[str, int], index: int) -> str:

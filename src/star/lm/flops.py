@@ -32,13 +32,14 @@ from star.liv.operator import Operator
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.toeplitz import ToeplitzMixer
+from star.lm.cost import Uninitialised
 
 
 def forward_flops(genome: BackboneGenome, pool: OptionPool, *, width: int, length: int) -> int:
     """Floating-point operations of the backbone on one sequence of `length` tokens; see above for what counts.
 
     Nothing is allocated. Raises `StarError` as `Backbone` does."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         backbone = Backbone(genome, pool, width=width, length=length)
     total = sum(2 * length * _weights(router) for router in backbone.routers.values())
     for liv in backbone.livs:

@@ -237,7 +237,8 @@ def described(row: LivClass) -> str:
     if row.identity != near.identity and not parts:
         parts = [f"window {row.window}" if row.reach != near.reach else row.state_space.value]
     name = ", ".join([near.name, *parts])
-    return name if len(name) <= LONGEST_NAME else f"{near.name}, {len(differences)} changes"
+    count = len(differences)
+    return name if len(name) <= LONGEST_NAME else f"{near.name}, {count} change{'' if count == 1 else 's'}"
 
 
 def _differences(one: LivClass, other: LivClass) -> list[tuple[str, str]]:

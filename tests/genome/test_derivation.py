@@ -55,7 +55,7 @@ def integers(row: LivClass, genome: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".") if "." in text else text))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(FULL.rows), seeds, st.integers(0, 12))
 def test_every_chain_leads_to_valid_classes(row: LivClass, seed: int, steps: int) -> None:
     rng = Random(seed)
@@ -73,7 +73,7 @@ def test_every_chain_leads_to_valid_classes(row: LivClass, seed: int, steps: int
     assert set(row.strategies) <= set(allowed) or row in FULL.rows
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seeds)
 def test_the_integer_that_changes_has_another_value_and_others_follow_only_where_they_must(seed: int) -> None:
     row = random_class(7, Random(seed))
@@ -113,7 +113,7 @@ def distance(one: LivClass, other: LivClass) -> float:
     ) + sum(float(first[0] != second[0]) for first, second in pairs[1:])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seeds, st.sampled_from([1, 5, 7, 9, 20, 21, 23]))
 def test_chains_reach_any_valid_class(seed: int, start: int) -> None:
     first = FULL[start]
@@ -140,7 +140,7 @@ def _spaces(row: LivClass) -> list:
     return [StateSpace.REAL] if odd else list(StateSpace)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 12), st.integers(1, 6))
 def test_pools_grow_by_classes_that_they_lack_and_the_seed_decides(seed: int, depth: int, steps: int) -> None:
     results = []
@@ -196,7 +196,7 @@ def test_only_classes_that_fit_are_derived() -> None:
     assert mutate_inside(genome, POOL, rng, 1.0, base=POOL, fits=lambda row: False)[1] is POOL
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seeds, st.integers(1, 10))
 def test_digests_do_not_depend_on_the_ids_of_derived_classes(seed: int, depth: int) -> None:
     rng = Random(seed)

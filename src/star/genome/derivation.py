@@ -4,11 +4,12 @@ follow for the class to mean something. Their names say what they are."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from enum import IntEnum
 from functools import lru_cache
 from itertools import combinations, product
 from random import Random
+from typing import Any
 
 from star.genome.extended import EXTENDED_CLASSES
 from star.genome.meaning import CONTENT, EQUAL_EXPANSION, GROUP_RULES, OPERATOR_RULES, STATE_GROUPS, refusals, settled
@@ -44,10 +45,11 @@ _GROUP_FIELDS = ("parametrization", *_OPERATOR_FIELDS[1:], "expansion", "repeat"
 _EXPANSION, _REPEAT = 5, 6  # places among the integers of a group
 
 #: For each integer its values as repair tries them; a size goes back to 1.
-_OPERATOR_VALUES = ((0,), *(tuple(map(int, kind)) for kind in _STRUCTURE))
-_GROUP_VALUES = ((1, 2, 3), *_OPERATOR_VALUES[1:], (1,), (1,))
+_OPERATOR_VALUES: tuple[tuple[Any, ...], ...] = ((0,), *(tuple(kind) for kind in _STRUCTURE))
+_GROUP_VALUES = (tuple(Parametrization)[1:], *_OPERATOR_VALUES[1:], (1,), (1,))
 
 OPERATOR = "operator"
+Integers = tuple[Any, ...]  # of one genome, as members of their enumerations where they have one
 
 
 def places(row: LivClass) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
@@ -88,8 +90,8 @@ def derived(row: LivClass, rng: Random, fits: Callable[[LivClass], bool]) -> Liv
     return None
 
 
-def _values(name: str, group: FeatureGroup, place: int) -> Iterable[int]:
-    value = int(astuple(group)[place])
+def _values(name: str, group: FeatureGroup, place: int) -> Iterable[Any]:
+    value = _integers(group)[place]
     if place < _EXPANSION:
         return _GROUP_VALUES[place]
     most = MOST_REPEAT if place == _REPEAT else MOST_STATES if name in ("K", "B", "C") else MOST_EXPANSION
@@ -97,11 +99,11 @@ def _values(name: str, group: FeatureGroup, place: int) -> Iterable[int]:
 
 
 def _with_operator(row: LivClass, place: int, value: int) -> LivClass | None:
-    old = tuple(map(int, astuple(row.operator)))
+    old = _integers(row.operator)
     changed = _nearest((*old[:place], value, *old[place + 1 :]), _OPERATOR_VALUES, {0, place}, _operator_has_meaning)
     if changed is None:
         return None
-    operator = _operator(changed)
+    operator = OperatorGenome(*changed)
     if operator.token_mixing is row.operator.token_mixing:
         return _settled(row, operator, row.groups)
     groups = dict(FAMILIES[operator.token_mixing].groups)
@@ -112,8 +114,9 @@ def _with_operator(row: LivClass, place: int, value: int) -> LivClass | None:
 
 
 def _with_group(row: LivClass, name: str, place: int, value: int) -> LivClass | None:
-    old = astuple(row.groups[name])
-    changed = _group((*old[:place], value, *old[place + 1 :]))
+    old = _integers(row.groups[name])
+    new: Integers = (*old[:place], value, *old[place + 1 :])
+    changed = FeatureGroup(*new)
     return _settled(row, row.operator, {**row.groups, name: changed}, name, place)
 
 
@@ -179,16 +182,17 @@ def _state_space_or_not(groups: dict[str, FeatureGroup], lead: str | None) -> di
 
 @lru_cache(maxsize=65536)
 def _nearest_group(operator: OperatorGenome, name: str, group: FeatureGroup, held: int) -> FeatureGroup | None:
-    def has_meaning(values: Sequence[int]) -> bool:
-        return not any(rule.holds(operator, name, _group(values)) for rule in GROUP_RULES)
+    def has_meaning(values: Integers) -> bool:
+        tried = FeatureGroup(*values)
+        return not any(rule.holds(operator, name, tried) for rule in GROUP_RULES)
 
-    found = _nearest(tuple(map(int, astuple(group))), _GROUP_VALUES, {0, held}, has_meaning)
-    return None if found is None else _group(found)
+    found = _nearest(_integers(group), _GROUP_VALUES, {0, held}, has_meaning)
+    return None if found is None else FeatureGroup(*found)
 
 
 def _nearest(
-    values: tuple[int, ...], choices: Sequence[tuple[int, ...]], held: set[int], has_meaning: Callable[..., bool]
-) -> tuple[int, ...] | None:
+    values: Integers, choices: Sequence[Integers], held: set[int], has_meaning: Callable[[Integers], bool]
+) -> Integers | None:
     """The integers that have a meaning and differ from `values` in as few places as can be, none of them `held`."""
     free = [place for place in range(len(values)) if place not in held]
     for count in range(len(free) + 1):
@@ -202,18 +206,13 @@ def _nearest(
     return None
 
 
-def _operator(values: Sequence[int]) -> OperatorGenome:
-    structure = [kind(value) for kind, value in zip(_STRUCTURE, values[1:], strict=True)]
-    return OperatorGenome(values[0], *structure)  # type: ignore[arg-type]
+def _integers(genome: OperatorGenome | FeatureGroup) -> Integers:
+    return tuple(getattr(genome, name) for name in genome.__slots__)
 
 
-def _group(values: Sequence[int]) -> FeatureGroup:
-    structure = [kind(value) for kind, value in zip(_STRUCTURE, values[1:_EXPANSION], strict=True)]
-    return FeatureGroup(Parametrization(values[0]), *structure, *values[_EXPANSION:])  # type: ignore[arg-type]
-
-
-def _operator_has_meaning(values: Sequence[int]) -> bool:
-    return not any(rule.holds(_operator(values)) for rule in OPERATOR_RULES)
+def _operator_has_meaning(values: Integers) -> bool:
+    operator = OperatorGenome(*values)
+    return not any(rule.holds(operator) for rule in OPERATOR_RULES)
 
 
 def strategies_of(mixing: TokenMixing, groups: dict[str, FeatureGroup]) -> tuple[tuple[str, ...], ...]:
@@ -237,7 +236,8 @@ def described(row: LivClass) -> str:
     if row.identity != near.identity and not parts:
         parts = [f"window {row.window}" if row.reach != near.reach else row.state_space.value]
     name = ", ".join([near.name, *parts])
-    return name if len(name) <= LONGEST_NAME else f"{near.name}, {len(differences)} changes"
+    count = len(differences)
+    return name if len(name) <= LONGEST_NAME else f"{near.name}, {count} change{'' if count == 1 else 's'}"
 
 
 def _differences(one: LivClass, other: LivClass) -> list[tuple[str, str]]:

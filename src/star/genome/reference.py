@@ -266,6 +266,9 @@ then a segment has up to three more, and integers left out mean the first value:
     foot = """\
 The extension `depth` adds class 0, the identity, so that a backbone of fixed length holds any smaller number of LIVs.
 A stage of parallel paths has the residual group and the routing of its first LIV.
+
+The extension `operators` adds no integer: it lets mutations change those of the operator and featurizer genomes.
+Classes that a search derives so have ids from 1001 on, and `star inspect RUN:CANDIDATE` shows their genomes.
 """
     return "\n".join([head, _table(("integer", "extension", "name", "values"), optional), foot])
 

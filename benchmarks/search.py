@@ -1,9 +1,11 @@
 """How good a search is for the tokens that it trains: two questions, on real text, with several seeds each.
 
 ``algorithms``: NSGA-2, GA, Firefly and random search at equal tokens: hypervolume over tokens.
-``protocols``: the paper's protocol (every candidate trained on the whole budget, cosine) against halving and halving
-with pre-screening: tokens until the search has 98% of the hypervolume that the paper's protocol ends with. Halving
-trains with another schedule, so the paper's protocol with that schedule is there as a control.
+``protocols``: the paper's protocol (every candidate trained on the whole budget, cosine) against halving, halving
+with pre-screening, and weight inheritance: tokens until the search has 98% of the hypervolume that the paper's protocol
+ends with. Halving trains with another schedule, so the paper's protocol with that schedule is there as a control. With
+inheritance, more training lies behind a candidate than its own: its scores are those of its weights, not of an
+architecture after a given budget.
 
 Every search is a run directory below ``--runs``: killed and started again, the benchmark goes on where it was. The
 volume is that of all candidates that had the whole budget so far, in the box of the first generations of all searches
@@ -42,6 +44,7 @@ CONDITIONS: dict[str, dict[str, dict[str, Any]]] = {
         "paper, trapezoid": {"training.schedule": "trapezoid"},
         "halving": HALVING,
         "halving and surrogate": {**HALVING, "surrogate.factor": 4},
+        "inheritance": {"inheritance.discount": 0.0},
     },
 }
 

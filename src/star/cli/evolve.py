@@ -35,6 +35,7 @@ def run(
     extend: options.Extend = None,
     halving: options.Halving = False,
     surrogate: options.SurrogateScreen = False,
+    inherit: options.Inherit = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -54,7 +55,7 @@ def run(
     """
     from star.cli.progress import search_progress
     from star.synthesis import RunState, evolve
-    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
+    from star.synthesis.recipe import HalvingRecipe, InheritanceRecipe, SurrogateRecipe
 
     settings = options.search_settings(
         data=data,
@@ -77,6 +78,8 @@ def run(
         settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
     if surrogate and base.surrogate is None:
         settings["surrogate.factor"] = SurrogateRecipe().factor
+    if inherit and base.inheritance is None:
+        settings["inheritance.discount"] = InheritanceRecipe().discount
     settings["search.calibrate"] = calibrate
     if seed_from is not None:
         settings["search.initial"] = options.front_genomes(seed_from)

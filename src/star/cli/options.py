@@ -77,6 +77,12 @@ SurrogateScreen = Annotated[
         "--surrogate", help="Breed more than is trained, and choose by predicted scores; sets the recipe's [surrogate]."
     ),
 ]
+Inherit = Annotated[
+    bool,
+    typer.Option(
+        "--inherit", help="Begin with the parents' trained weights where they fit; sets the recipe's [inheritance]."
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="Stop after this time, such as 90s, 30m or 2h: what runs is finished, the run can be continued."),

@@ -3,9 +3,11 @@
 Questions that searches under several conditions answer:
 
 ``algorithms``: NSGA-2, GA, Firefly and random search at equal tokens: hypervolume over tokens.
-``protocols``: the paper's protocol (every candidate trained on the whole budget, cosine) against halving and halving
-with pre-screening: tokens until the search has 98% of the hypervolume that the paper's protocol ends with. Halving
-trains with another schedule, so the paper's protocol with that schedule is there as a control.
+``protocols``: the paper's protocol (every candidate trained on the whole budget, cosine) against halving, halving
+with pre-screening, and weight inheritance: tokens until the search has 98% of the hypervolume that the paper's protocol
+ends with. Halving trains with another schedule, so the paper's protocol with that schedule is there as a control. With
+inheritance, more training lies behind a candidate than its own: its scores are those of its weights, not of an
+architecture after a given budget.
 ``settings``: the paper's population, generations, cut points and mutation against others, at equal tokens.
 ``asynchronous``: steady state against generations, at equal tokens: hypervolume and wall time.
 
@@ -73,6 +75,7 @@ CONDITIONS: dict[str, dict[str, Settings]] = {
         "paper, trapezoid": {"training.schedule": "trapezoid"},
         "halving": HALVING,
         "halving and surrogate": {**HALVING, "surrogate.factor": 4},
+        "inheritance": {"inheritance.discount": 0.0},
     },
     "settings": {
         "paper": {"search.crossover_points": 2, "search.mutation": 0.1},

@@ -49,12 +49,13 @@ def run(
 def show(found: Comparison) -> None:
     """Tables of sizes and differences, and a sentence for each baseline."""
     from star.cli.tables import candidate_table
-    from star.report.comparison import difference, percent, sentence
+    from star.report.comparison import difference, inheritance_note, percent, sentence
 
     training = found.recipe.training
     title = "The baselines, and the front"
     if found.recipe.needs_training:
-        title += f", each trained on {training.steps * training.step_tokens:,} tokens"
+        who = "each" if found.recipe.inheritance is None else "the baselines"
+        title += f", {who} trained on {training.steps * training.step_tokens:,} tokens"
     candidate_table([*found.baselines, *found.front], found.recipe, title=title)
     say("")
     head = [">#"]
@@ -71,12 +72,14 @@ def show(found: Comparison) -> None:
     say("")
     for verdict in found.verdicts:
         say(sentence(verdict, found.recipe))
+    if note := inheritance_note(found.front, found.recipe):
+        say(note)
 
 
 def comparison_facts(found: Comparison) -> dict[str, Any]:
     """The JSON form."""
     from star.cli.inspect import candidate_facts
-    from star.report.comparison import difference, sentence
+    from star.report.comparison import difference, inheritance_note, sentence
 
     def facts(candidate: Candidate) -> dict[str, Any]:
         return {**candidate_facts(candidate), "perplexity": candidate.perplexity}
@@ -85,6 +88,7 @@ def comparison_facts(found: Comparison) -> dict[str, Any]:
         "tokens": found.recipe.training.steps * found.recipe.training.step_tokens,
         "cache_length": found.recipe.cache_length,
         "objectives": list(found.recipe.search.objectives),
+        "inheritance": inheritance_note(found.front, found.recipe),
         "baselines": [facts(baseline) for baseline in found.baselines],
         "candidates": [
             {

@@ -36,6 +36,7 @@ def run(
     halving: options.Halving = False,
     surrogate: options.SurrogateScreen = False,
     asynchronous: options.Asynchronous = False,
+    inherit: options.Inherit = False,
     population: options.Population = None,
     generations: options.Generations = None,
     depth: options.Depth = None,
@@ -74,7 +75,9 @@ def run(
         seed=seed,
     )
     base = _base_recipe(recipe, run)
-    settings |= options.scheme_settings(base, halving=halving, surrogate=surrogate, asynchronous=asynchronous)
+    settings |= options.scheme_settings(
+        base, halving=halving, surrogate=surrogate, asynchronous=asynchronous, inherit=inherit
+    )
     settings["search.calibrate"] = calibrate
     limit = None if budget is None else options.seconds(budget)
     if seed_from is not None:

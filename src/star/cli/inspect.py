@@ -106,7 +106,14 @@ def _ancestry(candidate: Candidate) -> str:
         return f"baseline {candidate.name}: {summary(candidate)}"
     parents = f", parents {' and '.join(candidate.parents)}" if candidate.parents else ""
     result = "not trained yet" if candidate.status.value == "pending" else summary(candidate)
-    return f"candidate {candidate.name} of generation {candidate.generation}{parents}: {result}"
+    return f"candidate {candidate.name} of generation {candidate.generation}{parents}: {result}{_training(candidate)}"
+
+
+def _training(candidate: Candidate) -> str:
+    """What lies behind weights that were not trained from scratch."""
+    if not candidate.inherited_tokens:
+        return ""
+    return f"; trained on {candidate.tokens:,} tokens, with its inheritance {candidate.lineage_tokens:,}"
 
 
 def architecture_facts(target: ArchitectureTarget, cost: Cost) -> dict[str, Any]:
@@ -186,5 +193,6 @@ def candidate_facts(candidate: Candidate) -> dict[str, Any]:
         "violated": list(candidate.violated),
         "rungs": [{"tokens": rung.tokens, "scores": rung.scores} for rung in candidate.rungs],
         "tokens": candidate.tokens,
+        "lineage_tokens": candidate.lineage_tokens,
         "failure": candidate.failure,
     }

@@ -18,7 +18,8 @@ def run(
 ) -> None:
     """List a candidate and everything that it was bred from, the youngest first.
 
-    Beside each parent stands in how many LIVs the child differs from it.
+    Beside each parent stands in how many LIVs the child differs from it. Where weights are inherited: the tokens that
+    each was trained on, and the most that lie behind any of its weights.
     """
     from star.analysis import lineage
     from star.cli.inspect import candidate_facts
@@ -33,13 +34,17 @@ def run(
     if as_json:
         print_json([{**candidate_facts(each.candidate), "changed": each.changed} for each in found])
         return
+    inherits = any(each.candidate.inherited_tokens for each in found)
     rows = [
         (
             each.candidate.name,
             str(each.candidate.generation),
             ", ".join(f"{parent} ({count} LIVs)" for parent, count in each.changed.items()) or "random",
+            *([f"{each.candidate.tokens:,}", f"{each.candidate.lineage_tokens:,}"] if inherits else []),
             "not trained yet" if each.candidate.status is Status.PENDING else summary(each.candidate),
         )
         for each in found
     ]
-    print_table([">#", ">generation", "parents (changed)", "<result"], rows, title=f"Lineage of candidate {name}")
+    tokens = [">tokens", ">with inheritance"] if inherits else []
+    heads = [">#", ">generation", "parents (changed)", *tokens, "<result"]
+    print_table(heads, rows, title=f"Lineage of candidate {name}")

@@ -87,6 +87,12 @@ Asynchronous = Annotated[
         "steady-state. With several workers, what is found depends on who is ready first.",
     ),
 ]
+Inherit = Annotated[
+    bool,
+    typer.Option(
+        "--inherit", help="Begin with the parents' trained weights where they fit; sets the recipe's [inheritance]."
+    ),
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="Stop after this time, such as 90s, 30m or 2h: what runs is finished, the run can be continued."),
@@ -135,15 +141,19 @@ def search_settings(*, pool: str | None, extend: str | None, **options: Any) -> 
     return {_SETTINGS[name]: value for name, value in options.items()} | pool_settings(pool, extend)
 
 
-def scheme_settings(recipe: Recipe, *, halving: bool, surrogate: bool, asynchronous: bool) -> dict[str, Any]:
+def scheme_settings(
+    recipe: Recipe, *, halving: bool = False, surrogate: bool = False, asynchronous: bool = False, inherit: bool = False
+) -> dict[str, Any]:
     """The settings by which a search departs from the paper's protocol, where the recipe has none of its own."""
-    from star.synthesis.recipe import HalvingRecipe, SurrogateRecipe
+    from star.synthesis.recipe import HalvingRecipe, InheritanceRecipe, SurrogateRecipe
 
     settings: dict[str, Any] = {}
     if halving and recipe.halving is None:
         settings |= {"halving.rungs": HalvingRecipe().rungs, "training.schedule": "trapezoid"}
     if surrogate and recipe.surrogate is None:
         settings["surrogate.factor"] = SurrogateRecipe().factor
+    if inherit and recipe.inheritance is None:
+        settings["inheritance.discount"] = InheritanceRecipe().discount
     if asynchronous:
         settings["search.mode"] = "steady-state"
     return settings

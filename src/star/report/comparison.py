@@ -104,6 +104,20 @@ def sentence(verdict: Verdict, recipe: Recipe) -> str:
     return f"{text} (and, which was no objective, cache {percent(difference(best, baseline).cache_bytes)} %)."
 
 
+def inheritance_note(front: tuple[Candidate, ...], recipe: Recipe) -> str | None:
+    """In words, that candidates began with weights of others and baselines did not; None where nothing is inherited."""
+    if recipe.inheritance is None:
+        return None
+    fact = "Candidates begin with trained weights of their parents, the baselines from scratch"
+    if not front:
+        return f"{fact}."
+    own, most = max(each.tokens for each in front), max(each.lineage_tokens for each in front)
+    return (
+        f"{fact}: on the front, candidates were trained on up to {own:,} tokens themselves, and on up to {most:,} with "
+        "what they inherited."
+    )
+
+
 def _dominates(candidate: Candidate, baseline: Candidate, objectives: tuple[str, ...]) -> bool:
     ours = [candidate.scores[name] for name in objectives]
     theirs = [baseline.scores[name] for name in objectives]

@@ -13,7 +13,7 @@ from pathlib import Path
 from star.errors import StarError
 from star.genome import Extension, Stage, stages
 from star.report.charts import Chart, charts, done_baselines
-from star.report.comparison import judge, sentence
+from star.report.comparison import inheritance_note, judge, sentence
 from star.report.drawing import draw_backbone, legend
 from star.synthesis import Candidate, Run, Status
 from star.synthesis.objectives import format_bytes, format_count
@@ -75,13 +75,14 @@ def _summary(run: Run) -> str:
     failed = sum(candidate.status is Status.FAILED for candidate in candidates)
     volumes = run.hypervolumes
     tokens = recipe.training.steps * recipe.training.step_tokens
+    at_most = "up to " if recipe.inheritance is not None and recipe.inheritance.discount else ""
     most = "up to " if Extension.DEPTH in recipe.pool.extensions else ""
     facts = {
         "State": f"{run.state.value}, {run.generations} of {recipe.search.generations} generations",
         "Candidates": f"{len(candidates)}" + (f", {failed} failed" if failed else ""),
         "Objectives": ", ".join(objective.title for objective in recipe.objectives),
         "Architecture": f"{most}{recipe.model.depth} LIVs, width {recipe.model.width}",
-        "Training of each": f"{format_count(tokens)} tokens" if recipe.needs_training else "none",
+        "Training of each": f"{at_most}{format_count(tokens)} tokens" if recipe.needs_training else "none",
         "Hypervolume": f"{volumes[0]:.3f} → {volumes[-1]:.3f}" if volumes else NOTHING,
     }
     listed = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items())
@@ -91,6 +92,8 @@ def _summary(run: Run) -> str:
         for baseline in run.baselines.values()
         if baseline.status is not Status.PENDING
     ]
+    if verdicts and (note := inheritance_note(tuple(run.front), recipe)):
+        verdicts.append(note)
     claims = "".join(f"<li>{escape(verdict)}</li>" for verdict in verdicts)
     return f'<dl class="facts">{listed}</dl>{text}' + (f"<ul>{claims}</ul>" if claims else "")
 

@@ -210,6 +210,51 @@ def test_in_the_interpreter(operator: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+#: Operator, function and the numbers that are built into it; small ones, since compiling takes a second or more.
+BUILDS: list[tuple[str, str, dict[str, int | bool]]] = [
+    ("selective_scan", "_forward", {"KEEP": True, "TRAINING": True, "CHUNK": 16, "T": 4, "N": 2, "D": 32}),
+    ("selective_scan", "_backward", {"KEEP": True, "TILES": 8, "T": 2, "N": 2, "D": 32}),
+    ("short_convolution", "_forward", {"GATED": True, "TAPS": 3, "T": 8, "D": 32}),
+    ("short_convolution", "_backward", {"GATED": True, "TAPS": 3, "T": 8, "D": 32}),
+    ("resample", "_forward", {"T": 8, "D": 32}),
+    ("resample", "_shift_backward", {"T": 8, "D": 32}),
+    ("resample", "_values_backward", {"T": 8, "D": 32}),
+]
+NUMBERS = ("length", "channels", "states", "lead", "blocks", "chunks", "parts", "batches")
+
+
+@INSTALLED
+def test_every_kernel_compiles_for_a_gpu() -> None:
+    """Up to machine code, which needs no GPU: the interpreter lets pass what the compiler refuses."""
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    command = [sys.executable, str(Path(__file__)), "compile"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def compile_all() -> None:
+    from triton import compile as compiled
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    for module, name, constants in BUILDS:
+        kernel = triton.function(module, name)
+
+        def kind(argument: str, constants: dict[str, int | bool] = constants) -> str:
+            if argument in constants:
+                return "constexpr"
+            size = argument in NUMBERS or argument.endswith(("_batch", "_time", "_channel", "_tap"))
+            return "i32" if size else "*fp32"
+
+        signature = {argument: kind(argument) for argument in kernel.arg_names}
+        binary = compiled(
+            ASTSource(kernel, signature, constexprs=constants),
+            target=GPUTarget("cuda", 90, 32),
+            options={"num_warps": 2},
+        )
+        assert binary.asm["cubin"]
+
+
 def test_forced_triton_without_interpreter_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with forced("triton"), pytest.raises(StarError, match="the triton kernels are forced, but cannot be used: "):
@@ -245,5 +290,5 @@ def test_importing_the_kernels_imports_no_triton() -> None:
 
 
 if __name__ == "__main__":
-    for claim in CLAIMS[sys.argv[1]]:
+    for claim in (compile_all,) if sys.argv[1] == "compile" else CLAIMS[sys.argv[1]]:
         claim()

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from star.errors import StarError
 from star.liv.kernels import native, triton
@@ -51,8 +52,7 @@ class Triton:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One operator in all its implementations. Called like a function, it runs the one chosen for its inputs, the first
-    of which is a tensor."""
+    """One operator in all its implementations. Called like a function, it runs the one chosen for its inputs."""
 
     name: str
     reference: Callable[..., Any]
@@ -73,7 +73,7 @@ class Kernel:
         wanted = forced_implementation()
         if wanted in (Implementation.REFERENCE, Implementation.PORTABLE):
             return wanted
-        device = inputs[0].device
+        device = next((one.device for one in inputs if isinstance(one, Tensor)), torch.device("cpu"))
         fast = wanted or (Implementation.TRITON if device.type == "cuda" else Implementation.NATIVE)
         own = self.triton if fast is Implementation.TRITON else self.native
         if own is None or not own.serves(*inputs):

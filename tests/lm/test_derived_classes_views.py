@@ -36,7 +36,7 @@ def model_of(genome: BackboneGenome, pool: OptionPool) -> LanguageModel:
     return LanguageModel.from_genome(genome, width=WIDTH, vocab_size=VOCAB, pool=pool, length=64, seed=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(POOL.rows), st.integers(0, 2**20), st.integers(1, 8))
 def test_derived_classes_have_one_meaning_in_all_views(row: LivClass, seed: int, steps: int) -> None:
     rng = Random(seed)
@@ -59,7 +59,7 @@ def test_derived_backbones_with_sharing_have_one_meaning_in_all_views(seed: int,
     check_gradients(model, rng, length=9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**20))
 def test_integers_without_effect_build_the_same_network(seed: int) -> None:
     row = random_class(1, Random(seed))

@@ -1,4 +1,4 @@
-"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS [halving | steady-state]``.
+"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS [halving | steady-state | inheritance]``.
 
 Real store, lock, executor and workers; the trials cost nothing, and so does the start: no torch anywhere.
 """
@@ -31,5 +31,7 @@ if __name__ == "__main__":
         recipe, trial = halved(recipe).override({"search.generations": 4}), "synthesis_fakes:learning"
     if sys.argv[4:] == ["steady-state"]:
         recipe = recipe.override({"search.mode": "steady-state"})
+    if sys.argv[4:] == ["inheritance"]:
+        recipe, trial = recipe.override({"inheritance.discount": 0.0}), "synthesis_fakes:inheriting"
     evolve(recipe, run=sys.argv[2], workers=int(sys.argv[3]), trial=trial)
     assert "torch" not in sys.modules

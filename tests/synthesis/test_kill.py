@@ -59,7 +59,9 @@ def lived(coordinator: subprocess.Popen[bytes], log: Path, read: int, rng: rando
 
 
 @pytest.mark.parametrize(
-    "mode", [(), pytest.param(("halving",), marks=pytest.mark.slow)], ids=["whole budgets", "halving"]
+    "mode",
+    [(), pytest.param(("halving",), marks=pytest.mark.slow), pytest.param(("inheritance",), marks=pytest.mark.slow)],
+    ids=["whole budgets", "halving", "inheritance"],
 )
 def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
     finish(text, tmp_path / "whole", tmp_path / "whole.log", 2, *mode)
@@ -88,6 +90,10 @@ def test_ten_kills_and_more_end_like_an_undisturbed_search(text: Path, tmp_path:
         assert status == 0
         assert final(run) == expected
         assert not (run / "checkpoints").exists()
+        if mode == ("inheritance",):
+            with Run.open(run) as found:
+                alive = {each.name for each in found.last_population if each.status is Status.DONE}
+            assert {path.name for path in (run / "weights").iterdir()} == {f"{name}.safetensors" for name in alive}
     assert in_between >= 3, "some kills fell into the middle of the search"
 
 

@@ -1,4 +1,5 @@
-"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS [halving | steady-state | inheritance]``.
+"""A search as a process of its own, to be killed: ``coordinator.py TEXT RUN WORKERS [SCHEME]``, with halving,
+steady-state or inheritance as the scheme.
 
 Real store, lock, executor and workers; the trials cost nothing, and so does the start: no torch anywhere.
 """

@@ -10,7 +10,7 @@ from small_runs import evolve_small
 
 KEYS = {
     *("genome", "canonical", "pool", "extensions", "depth", "width", "length", "livs", "stages"),
-    *("parameters", "cache_bytes"),
+    *("derived", "parameters", "cache_bytes"),
 }
 
 

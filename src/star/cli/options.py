@@ -56,7 +56,8 @@ GenomeExtend = Annotated[
     str | None,
     typer.Option(
         "--extend",
-        help="What a genome may use, with commas: residual, paths, routing, depth; default without --pool: all.",
+        help="What a genome may use, with commas: residual, paths, routing, depth, operators; default without --pool: "
+        "all but operators, which is for searches.",
     ),
 ]
 Calibrate = Annotated[

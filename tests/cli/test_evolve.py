@@ -51,11 +51,12 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch, star) 
         *("--population", "6", "--generations", "5", "--depth", "10", "--width", "96", "--length", "128"),
         *("--tokens", "123456", "--batch-tokens", "2048", "--seed", "7", "--workers", "3"),
         *("--pool", "extended", "--extend", "depth,paths"),
-        *("--constraints", "parameters<=2e6, flops@64>=1", "--halving", "--surrogate"),
+        *("--constraints", "parameters<=2e6, flops@64>=1", "--halving", "--surrogate", "--inherit"),
     )
     assert recipe.search.constraints == ("parameters<=2000000", "flops@64>=1")
     assert recipe.halving is not None
     assert recipe.surrogate is not None
+    assert recipe.inheritance is not None
     assert recipe.training.schedule == "trapezoid"
     assert (run, workers) == (Path("here"), 3)
     assert (recipe.data.source, recipe.data.tokenizer) == ("some.txt", "bpe:512")

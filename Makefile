@@ -14,7 +14,7 @@ help:
 	@echo "make install    create .venv with everything at the pinned versions"
 	@echo "make demo       evolve small architectures on real text and compare them with the baselines"
 	@echo "make test       tests (make test-slow: the long ones)"
-	@echo "make bench      time operators beside their peers; tables go to benchmarks/results"
+	@echo "make bench      time operators, training, decoding and a search beside their peers; tables go to benchmarks/results"
 	@echo "make lint       ruff and mypy (make format: mend what ruff can)"
 	@echo "make docs       write docs/operators.md from the tables in the code"
 	@echo "make clean      remove .venv and caches; runs and checkpoints stay"
@@ -43,6 +43,9 @@ test-slow: install
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "mambapy>=1.2"
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/throughput.py
 
 lint: install
 	$(BIN)/ruff check .

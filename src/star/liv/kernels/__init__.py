@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
+from star.liv.kernels.decoding import DECODING
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
 from star.liv.kernels.native import give_notice
 from star.liv.kernels.rms_norm import RMS_NORM
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN
 
-KERNELS: tuple[Kernel, ...] = (ATTENTION, SELECTIVE_SCAN, LIQUID_SCAN, GATED_UNIT, RMS_NORM)
+KERNELS: tuple[Kernel, ...] = (ATTENTION, SELECTIVE_SCAN, LIQUID_SCAN, GATED_UNIT, RMS_NORM, DECODING)
 
 __all__ = ["KERNELS", "Choice", "Implementation", "Kernel", "choice", "choices", "fingerprint", "forced"]
 

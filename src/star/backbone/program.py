@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,7 +81,7 @@ class Program:
             with torch.no_grad():
                 run = _Bound(self, state).run if fits else None
             state.binding = Binding(self, addresses, run)
-        return state.binding.run
+        return None if state.binding.run is None else partial(state.binding.run, state)
 
 
 def _tensors(state: State) -> list[Tensor]:
@@ -88,14 +89,14 @@ def _tensors(state: State) -> list[Tensor]:
 
 
 class _Bound:
-    """Records with addresses, and the tensors that these belong to."""
+    """Records with addresses, and the tensors that these belong to; not the state, which would then outlive its use."""
 
     def __init__(self, program: Program, state: State) -> None:
-        self._state, self._tensors = state, _tensors(state)
+        self._tensors = _tensors(state)
         # Autograd must know that these change, or it would use them for gradients of earlier passes.
         self._noticed = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._buffers: dict[Buffer, Tensor] = {}
-        self._records = [self._record(entry) for entry in program.entries]
+        self._records = [self._record(entry, state) for entry in program.entries]
         self._first, self._last = self._records[0], self._records[-1]
         addresses = [ctypes.addressof(record) for record in self._records]
         self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
@@ -115,28 +116,28 @@ class _Bound:
         )
         self._library = library(native.SOURCE)
 
-    def _record(self, entry: Entry) -> ctypes.Structure:
-        values = {name: self._value(value) for name, value in entry.values.items()}
+    def _record(self, entry: Entry, state: State) -> ctypes.Structure:
+        values = {name: self._value(value, state) for name, value in entry.values.items()}
         return entry.operation(native.KINDS[entry.operation], **values)
 
-    def _value(self, value: Value) -> int | float | None:
+    def _value(self, value: Value, state: State) -> int | float | None:
         if callable(value):
-            value = value(self._state)
+            value = value(state)
         if isinstance(value, Buffer):
             if value not in self._buffers:
-                self._buffers[value] = torch.empty(self._state.batch_size * value.size)
+                self._buffers[value] = torch.empty(state.batch_size * value.size)
             value = self._buffers[value]
         if isinstance(value, Tensor):
             self._tensors.append(value)
             return value.data_ptr()
         return value
 
-    def run(self, x: Tensor) -> Tensor:
-        self._state.reserve(1, None)
+    def run(self, state: State, x: Tensor) -> Tensor:
+        state.reserve(1, None)
         x, y = x.contiguous(), torch.empty_like(x)
         self._first.x, self._last.y = x.data_ptr(), y.data_ptr()
-        self._program.position = self._state.position
+        self._program.position = state.position
         self._library.call("decode", self._program)
         torch.autograd.graph.increment_version(self._noticed)
-        self._state.position += 1
+        state.position += 1
         return y

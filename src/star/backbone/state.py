@@ -19,7 +19,7 @@ class Binding:
 
     program: Any = None
     addresses: list[int] = field(default_factory=list)
-    run: Callable[[Tensor], Tensor] | None = None
+    run: Callable[[State, Tensor], Tensor] | None = None
 
     def __reduce__(self) -> tuple[type[Binding], tuple[()]]:
         return Binding, ()

@@ -143,7 +143,9 @@ def _projected(linear: nn.Module | None, x: Value, listing: Listing) -> Value:
     return _product(x, linear.weight, listing) if isinstance(linear, Dense) else x
 
 
-def _gated(gate: Value, up: Value, size: int, listing: Listing, nonlinearity: Nonlinearity = Nonlinearity.NONE) -> Buffer:
+def _gated(
+    gate: Value, up: Value, size: int, listing: Listing, nonlinearity: Nonlinearity = Nonlinearity.NONE
+) -> Buffer:
     y = listing.buffer(size)
     listing.add(native.Gate, size=size, nonlinearity=nonlinearity, gate=gate, up=up, y=y)
     return y
@@ -178,26 +180,50 @@ def _group(operator: Operator, name: str, group: ProjectedGroup, source: Value, 
         raw = _projected(group.shift.project, source, listing)
         x = _resampled(x, raw, group.shift.bias, group.outputs, group.shift.window, tail, listing)
     active = group.nonlinearity in (Nonlinearity.RELU, Nonlinearity.SWISH)
-    if group.taps is None and group.bias is None and not active and group.repeat == 1:
-        return x
-    y = listing.buffer(group.outputs * group.repeat)
+    if group.taps is not None or group.bias is not None or active:
+        x = _finished(x, group.outputs, listing, group.taps, tail, group.bias, group.nonlinearity)
+    return _repeated(x, group.outputs * group.repeat, group.repeat, listing)
+
+
+def _finished(
+    x: Value,
+    size: int,
+    listing: Listing,
+    taps: Tensor | None = None,
+    ring: Value = None,
+    bias: Tensor | None = None,
+    nonlinearity: Nonlinearity = Nonlinearity.NONE,
+    repeat: int = 1,
+) -> Buffer:
+    y = listing.buffer(size * repeat)
     listing.add(
         native.Finish,
-        size=group.outputs,
-        taps=0 if group.taps is None else group.taps.shape[1],
-        nonlinearity=group.nonlinearity,
-        repeat=group.repeat,
+        size=size,
+        taps=0 if taps is None else taps.shape[1],
+        nonlinearity=nonlinearity,
+        repeat=repeat,
         x=x,
-        weight=None if group.taps is None else _fixed(group.taps.t()),
-        bias=None if group.bias is None else _fixed(group.bias),
-        ring=None if group.taps is None else tail,
+        weight=None if taps is None else _fixed(taps.t()),
+        bias=None if bias is None else _fixed(bias),
+        ring=None if taps is None else ring,
         y=y,
     )
     return y
 
 
+def _repeated(x: Value, size: int, repeat: int, listing: Listing) -> Value:
+    """Each channel `repeat` times, `size` in the end."""
+    return x if repeat == 1 else _finished(x, size // repeat, listing, repeat=repeat)
+
+
 def _resampled(
-    x: Value, shift: Value, bias: Tensor | None, size: int, window: int, ring: Callable[[Past], Tensor], listing: Listing
+    x: Value,
+    shift: Value,
+    bias: Tensor | None,
+    size: int,
+    window: int,
+    ring: Callable[[Past], Tensor],
+    listing: Listing,
 ) -> Buffer:
     y = listing.buffer(size)
     listing.add(
@@ -299,17 +325,13 @@ def _linear_attention(operator: Operator, x: Buffer, features: Features, listing
 def _scan(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
     mixer: SemiSeparableMixer = operator.mixer  # type: ignore[assignment]
     size, repeat = mixer.channels, mixer.channels // mixer.heads
-    delta, y = features["delta"], listing.buffer(size)
-    if repeat > 1:
-        delta, given = listing.buffer(size), delta
-        values: Features = {"x": given, "weight": None, "bias": None, "ring": None, "y": delta}
-        listing.add(native.Finish, size=mixer.heads, taps=0, nonlinearity=Nonlinearity.NONE, repeat=repeat, **values)
+    y = listing.buffer(size)
     listing.add(
         native.Scan,
         size=size,
         states=mixer.state_size,
         **{name: features[name] for name in ("v", "z", "B", "C")},
-        delta=delta,
+        delta=_repeated(features["delta"], size, repeat, listing),
         decay=_fixed(-torch.exp(mixer.A_log).repeat_interleave(repeat, dim=0).t()),
         present=_fixed(mixer.D),
         h=_slot(operator, "h"),
@@ -347,19 +369,7 @@ def _short_convolution(operator: Operator, x: Buffer, features: Features, listin
     ring, past = _slot(operator, "u"), taps.shape[1] - 1
     # A ring that was made for fewer tokens than K spans is left to the mixer.
     listing.conditions.append(lambda state: ring(state).shape[1] == past)
-    y = listing.buffer(size)
-    listing.add(
-        native.Finish,
-        size=size,
-        taps=taps.shape[1],
-        nonlinearity=Nonlinearity.NONE,
-        repeat=1,
-        x=_gated(features["B"], x, size, listing),
-        weight=_fixed(taps.t()),
-        bias=None,
-        ring=ring,
-        y=y,
-    )
+    y = _finished(_gated(features["B"], x, size, listing), size, listing, taps, ring)
     return _gated(features["C"], y, size, listing)
 
 
@@ -385,11 +395,7 @@ def _long_convolution(operator: Operator, x: Buffer, features: Features, listing
 
 def _resampling(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
     mixer: ResamplingMixer = operator.mixer  # type: ignore[assignment]
-    size, shift = mixer.channels, features["s"]
-    if mixer.repeat > 1:
-        shift, given = listing.buffer(size), shift
-        values: Features = {"x": given, "weight": None, "bias": None, "ring": None, "y": shift}
-        heads = size // mixer.repeat
-        listing.add(native.Finish, size=heads, taps=0, nonlinearity=Nonlinearity.NONE, repeat=mixer.repeat, **values)
+    size = mixer.channels
+    shift = _repeated(features["s"], size, mixer.repeat, listing)
     y = _resampled(features["v"], shift, None, size, mixer.window, _slot(operator, "v"), listing)
     return _gated(features["g"], y, size, listing)

@@ -187,7 +187,8 @@ def _found(source: str) -> Library:
     found = compiler()
     if found is None:
         raise _Failed(f"there is no C++ compiler: {os.environ.get('CXX') or ', '.join(COMPILERS)} not found")
-    parts = (b"".join(_texts(source)), " ".join((*found.command, *FLAGS)).encode(), found.version.encode(), cpu().encode())
+    text, command = b"".join(_texts(source)), " ".join((*found.command, *FLAGS))
+    parts = (text, command.encode(), found.version.encode(), cpu().encode())
     key = hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
     name = f"{Path(source).stem}-{key}.so"
     places = folders()

@@ -3,20 +3,23 @@
 What depends on weights alone (transposed and joined matrices, sampled state spaces, decays) is made when the first
 token is decoded, and again for a new state when weights have changed. The plan holds a second copy of the dense
 weights; it serves float32 and float64 on the CPU, where reading weights and calling small functions is all that a token
-costs.
+costs. Where a `Program` can run instead, the plan is made only when it is needed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import sqrt
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from star.backbone.program import compiled
 from star.backbone.state import State
 from star.liv import Call
+from star.liv.kernels.decoding import DECODING
 from star.liv.step import Step, stepper
 
 if TYPE_CHECKING:
@@ -53,10 +56,31 @@ class Decoder:
 
     def _current(self, backbone: Backbone) -> Plan:
         with torch.inference_mode(False), torch.no_grad():
-            sums = torch.stack([weight.double().sum() for weight in backbone.parameters()])
+            sums = _sums(backbone)
             if self._plan is None or self._sums is None or not torch.equal(sums, self._sums):
-                self._plan, self._sums = make_plan(backbone), sums
+                self._plan, self._sums = self._fastest(backbone, sums), sums
         return self._plan
+
+    def _fastest(self, backbone: Backbone, sums: Tensor) -> Plan:
+        """The program of these weights, for states that it does not serve the plan."""
+        program = compiled(backbone)
+        if program is None:
+            return make_plan(backbone)
+        made: list[Plan] = []
+
+        def plan(x: Tensor, state: State) -> Tensor:
+            if not made:
+                with torch.inference_mode(False), torch.no_grad():
+                    made.append(make_plan(backbone))
+                    if not torch.equal(_sums(backbone), sums):
+                        self._plan = None  # weights have changed: good for this state, but not for the next one
+            return made[0](x, state)
+
+        return lambda x, state: DECODING(x, partial(plan, state=state), program.bound(state))
+
+
+def _sums(backbone: Backbone) -> Tensor:
+    return torch.stack([weight.double().sum() for weight in backbone.parameters()])
 
 
 def make_plan(backbone: Backbone) -> Plan:

@@ -13,6 +13,18 @@ from star.errors import StarError
 from star.liv import OperatorState, Slot
 
 
+@dataclass
+class Binding:
+    """A `program` bound to the tensors at `addresses`, or that it cannot be: `run` is None. Copies are empty."""
+
+    program: Any = None
+    addresses: list[int] = field(default_factory=list)
+    run: Callable[[State, Tensor], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type[Binding], tuple[()]]:
+        return Binding, ()
+
+
 @dataclass(frozen=True)
 class Slots:
     """livs[i][branch] describe what LIV i keeps, routers[stage] what the router of that stage does."""
@@ -33,7 +45,8 @@ class State:
 
     `slots` describe, livs[i][branch] and routers[stage] hold the tensors. position: tokens seen so far. valid:
     [batch, max_length] bool, False at left padding; None where no sequence is padded. dtype: of what is not
-    accumulated. derived: see `Call`; forks share it, for it depends on the weights alone.
+    accumulated. derived: see `Call`; forks share it, for it depends on the weights alone. binding: what runs a token
+    with these very tensors, see `Program`.
     """
 
     slots: Slots
@@ -46,6 +59,7 @@ class State:
     position: int = 0
     valid: Tensor | None = None
     derived: dict[Hashable, Any] = field(default_factory=dict)
+    binding: Binding = field(default_factory=Binding, compare=False, repr=False)
 
     @classmethod
     def allocate(

@@ -143,10 +143,13 @@ class ToeplitzMixer(nn.Module):
         if u.shape[1] > 1 or torch.is_grad_enabled():
             y = long_convolution(seen.transpose(1, 2).to(u.dtype), self._kernel(featurizer, length))
             return y[:, length - u.shape[1] :]
-        size, kernels = state["u"].shape[2], featurizer.groups["K"]
-        kernel = call.once((kernels, self.repeat), lambda: self._kernel(featurizer, size).flip(1).to(seen.dtype))
-        kernel = kernel[:, -length:]
+        kernel = self.latest_first(featurizer, state["u"], call)[:, -length:]
         return torch.bmm(seen.transpose(0, 1), kernel.unsqueeze(2)).permute(1, 2, 0).to(u.dtype)  # d B 1 -> B 1 d
+
+    def latest_first(self, featurizer: Featurizer, past: Tensor, call: Call) -> Tensor:
+        """K for all that a slot `past` [B, d, length] has room for, last lag first: [d, length], made once."""
+        kernels, size = featurizer.groups["K"], past.shape[2]
+        return call.once((kernels, self.repeat), lambda: self._kernel(featurizer, size).flip(1).to(past.dtype))
 
     def _within_blocks(self, u: Tensor, past: Tensor | None, featurizer: Featurizer, call: Call) -> Tensor:
         """The convolution restarted every `window` tokens. Each sequence is moved so that its blocks line up."""

@@ -12,6 +12,7 @@ import torch
 from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
+from star.liv.kernels.decoding import DECODING
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
@@ -36,6 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     RESAMPLE,
     GATED_UNIT,
     RMS_NORM,
+    DECODING,
 )
 
 __all__ = ["KERNELS", "Choice", "Implementation", "Kernel", "choice", "choices", "fingerprint", "forced"]

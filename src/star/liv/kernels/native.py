@@ -14,6 +14,7 @@ import hashlib
 import multiprocessing
 import os
 import platform
+import re
 import shlex
 import shutil
 import stat
@@ -33,7 +34,7 @@ from torch import Tensor
 from star.caching import cache_folder
 
 SOURCES = Path(__file__).parent
-SHARED = ("vector.h",)
+INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 COMPILERS = ("g++", "c++", "clang++")
 # No -ffast-math: it takes away the rounding that the exponential is built on, infinities and NaN.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
@@ -186,8 +187,8 @@ def _found(source: str) -> Library:
     found = compiler()
     if found is None:
         raise _Failed(f"there is no C++ compiler: {os.environ.get('CXX') or ', '.join(COMPILERS)} not found")
-    text = b"".join((SOURCES / name).read_bytes() for name in (source, *SHARED))
-    parts = (text, " ".join((*found.command, *FLAGS)).encode(), found.version.encode(), cpu().encode())
+    text, command = b"".join(_texts(source)), " ".join((*found.command, *FLAGS))
+    parts = (text, command.encode(), found.version.encode(), cpu().encode())
     key = hashlib.blake2b(b"\0".join(parts), digest_size=8).hexdigest()
     name = f"{Path(source).stem}-{key}.so"
     places = folders()
@@ -204,6 +205,15 @@ def _found(source: str) -> Library:
         return Library(key, path, ctypes.CDLL(str(path)))
     except OSError as error:
         raise _Failed(f"{source} cannot be compiled or loaded ({error.strerror or error})") from None
+
+
+def _texts(source: str) -> list[bytes]:
+    """The content of a file and of those beside it that it includes, directly or not."""
+    texts, names = [], [source]
+    for name in names:  # grows
+        texts.append((SOURCES / name).read_bytes())
+        names += [found for found in INCLUDE.findall(texts[-1].decode()) if found not in names]
+    return texts
 
 
 def _digest_of(path: Path) -> Path:

@@ -1,0 +1,325 @@
+"""Decoding by one call of C++ is the plan of functions, which is the ordinary pass; and it knows what it cannot do."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from views import POOL, VOCAB, tiny
+
+from star import BackboneGenome, LanguageModel, StarError
+from star.backbone import State
+from star.backbone.program import native_operations
+from star.genome import Extension, preset, random_genome
+from star.liv.kernels import forced, native
+from star.liv.kernels.decoding import DECODING
+
+EVERYTHING = POOL.with_extensions(*Extension)
+#: Liquid recurrences and Monarch matrices have no native operations.
+WITHOUT = {21, 22, 28, 29}
+#: Windows and resampling keep no keys, values or shifts for other LIVs natively.
+ALONE = {19, 23, 24, 26, 30, 31}
+
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(genome: str | BackboneGenome, width: int = 32, **options: object) -> LanguageModel:
+    return tiny(genome, width, **options).float()  # type: ignore[arg-type]
+
+
+def tokens_of(batch: int, length: int) -> Tensor:
+    return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(batch))
+
+
+def decoded(model: LanguageModel, tokens: Tensor, prompt: int, kernels: str, room: int = 0) -> tuple[Tensor, State]:
+    """Logits of all tokens: a prompt, single tokens, a chunk of 4 where there are enough, single tokens."""
+    length = tokens.shape[1]
+    sizes = [size for size in (prompt, *[1] * ((length - prompt) // 2)) if size]
+    sizes += [4] if length - sum(sizes) > 4 else []
+    sizes += [1] * (length - sum(sizes))
+    state = model.init_state(tokens.shape[0], max(room, length))
+    with forced(kernels), torch.no_grad():
+        outputs = [model(chunk, state) for chunk in tokens.split(sizes, 1)]
+    return torch.cat(outputs, 1), state
+
+
+def check(
+    model: LanguageModel, batch: int, length: int, prompt: int = 5, room: int = 0, tolerance: float = 1e-5
+) -> None:
+    """Native = plan = parallel pass; and it was native."""
+    tokens = tokens_of(batch, length)
+    found, state = decoded(model, tokens, prompt, "native", room)
+    assert state.binding.run is not None
+    plan, ordinary_state = decoded(model, tokens, prompt, "portable", room)
+    with torch.no_grad():
+        parallel = model(tokens)
+    torch.testing.assert_close(found, plan, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found, parallel, rtol=10 * tolerance, atol=10 * tolerance)
+    for ours, theirs in zip(state.livs, ordinary_state.livs, strict=True):
+        for own, other in zip(ours, theirs, strict=True):
+            assert own.keys() == other.keys()
+            for name in own:
+                torch.testing.assert_close(own[name], other[name], rtol=10 * tolerance, atol=10 * tolerance)
+
+
+def pair(liv: int, strategy: int) -> str:
+    return f"{liv}.1.1.1.1 9.1.1.1.1 {liv}.1.{1 + strategy % 2}.1.{strategy}"
+
+
+ROWS = [(liv, s) for liv in POOL.ids if liv for s in range(1, len(POOL[liv].strategies) + 1)]
+
+
+@pytest.mark.parametrize(("liv", "strategy"), ROWS)
+def test_every_class_and_sharing_strategy(liv: int, strategy: int) -> None:
+    model = small(pair(liv, strategy))
+    serves = liv not in WITHOUT and (strategy == 1 or liv not in ALONE)
+    assert native_operations(model.backbone) is serves
+    if serves:
+        check(model, 2, 23)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 16])
+@pytest.mark.parametrize("liv", [liv for liv in POOL.ids if liv not in WITHOUT | {0} and not POOL[liv].differential])
+def test_batches_long_contexts_and_no_context(liv: int, batch: int) -> None:
+    """Beyond every window; the state has more room than is used."""
+    model = small(f"{liv}.1.1.1.1 9.1.1.1.1", width=64)
+    check(model, batch, 90, prompt=0, room=300)
+    check(model, batch, 180, prompt=150, room=200)
+
+
+@pytest.mark.parametrize("name", ["transformer++", "striped-mamba", "deformer"])
+def test_presets_after_a_context_of_several_hundred(name: str) -> None:
+    genome, pool = preset(name, 8)
+    check(small(genome, 128, pool=pool), 2, 420, prompt=400)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 6),
+    st.sampled_from([8, 16, 24, 40, 72]),
+    st.integers(1, 16),
+    st.integers(0, 9),
+)
+def test_random_backbones(seed: int, depth: int, width: int, batch: int, prompt: int) -> None:
+    """With residuals and paths, at widths that fill no register; what is not native is still the ordinary pass."""
+    try:
+        model = small(random_genome(EVERYTHING, depth, Random(seed)), width, pool=EVERYTHING)
+    except StarError:  # heads do not fit this width
+        return
+    tokens = tokens_of(batch, 14)
+    found, state = decoded(model, tokens, prompt, "native")
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
+    assert (state.binding.run is not None) is native_operations(model.backbone)
+
+
+def test_greedy_tokens_are_those_of_the_plan() -> None:
+    for genome in ("1.1.1.1.1 9.1.1.1.1 5.1.1.1.1 9.1.1.1.1", "23.1.1.1.1 7.1.1.1.1 18.1.1.1.1"):
+        model, prompt = small(genome, 64), tokens_of(3, 7)
+        told = []
+        for kernels in ("native", "portable"):
+            with forced(kernels):
+                told.append(torch.stack(list(model.generate(prompt, max_new_tokens=60, temperature=0)), 1))
+        assert torch.equal(*told)
+
+
+EVERY_STATE = "2.1.1.1.1 5.1.1.1.1 8.1.1.1.1 18.1.1.1.1 19.1.1.1.1 20.1.1.1.1 24.1.1.1.1 16.1.1.1.1"
+
+
+def test_forks_and_reordered_states_go_their_own_way() -> None:
+    model, tokens = small(EVERY_STATE), tokens_of(2, 20)
+    turn = torch.tensor([1, 0])
+    with forced("native"), torch.no_grad():
+        expected = model(tokens)
+        state = model.init_state(2, 20)
+        for t in range(8):
+            model(tokens[:, t : t + 1], state)
+        others = [state.fork(), copy.deepcopy(state), state.reorder(turn).reorder(turn)]
+        for t in range(8, 20):  # in turns, so that nothing of one may be left in another
+            for one in (state, *others):
+                found = model(tokens[:, t : t + 1], one)[:, 0]
+                assert one.binding.run is not None
+                torch.testing.assert_close(found, expected[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_of_a_state_that_were_replaced_are_found_again() -> None:
+    """A pass that records gradients replaces keys and states; without gradients they are native again later."""
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1 8.1.1.1.1"), tokens_of(2, 12)
+    state, outputs = model.init_state(2, 12), []
+    with forced("native"):
+        for t in range(12):
+            if t == 6:
+                for branches in state.livs:
+                    for held in branches:
+                        held.update({name: tensor.detach().clone() for name, tensor in held.items()})
+            with torch.set_grad_enabled(t in (3, 4)):
+                outputs.append(model(tokens[:, t : t + 1], state).detach())
+            assert t < 3 or (state.binding.run is not None) is (t in (3, 4) or t >= 6)
+    torch.testing.assert_close(torch.cat(outputs, 1), model(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_autograd_learns_that_a_state_has_changed() -> None:
+    model, tokens = small("1.1.1.1.1"), tokens_of(1, 4)
+    state = model.init_state(1, 4)
+    with forced("native"):
+        with torch.no_grad():
+            model(tokens[:, :1], state)
+        assert state.binding.run is not None
+        weight = torch.ones(1, requires_grad=True)
+        output = (weight * state.livs[0][0]["k"]).sum()
+        with torch.no_grad():
+            model(tokens[:, 1:2], state)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.backward()
+
+
+def test_what_a_program_is_not_made_for_is_decoded_by_the_plan() -> None:
+    model = small("1.1.1.1.1 5.1.1.1.1 23.1.1.1.1")
+
+    def runs_natively(batch: int = 2, mask: Tensor | None = None, **state: object) -> bool:
+        tokens = tokens_of(batch, 6)
+        held = model.init_state(batch, 6, **state)  # type: ignore[arg-type]
+        with torch.no_grad():
+            outputs = [model(tokens[:, :3], held, mask)]
+            outputs += [model(tokens[:, t : t + 1], held) for t in range(3, 6)]
+            expected = model(tokens, attention_mask=None if mask is None else torch.cat([mask, torch.ones(2, 3)], 1))
+        real = slice(None) if mask is None else slice(2, None)
+        torch.testing.assert_close(torch.cat(outputs, 1)[:, real], expected[:, real], rtol=1e-4, atol=1e-4)
+        return held.binding.run is not None
+
+    padded = torch.tensor([[1, 1, 1], [0, 0, 1]])
+    assert runs_natively()
+    assert runs_natively(16)
+    assert not runs_natively(17)
+    assert not runs_natively(mask=padded)
+    assert not native_operations(small("21.1.1.1.1").backbone)
+    assert not native_operations(tiny("1.1.1.1.1").backbone)  # float64
+    assert not native_operations(
+        small("1.1.1.1.1.0.1.2 5.1.1.1.1.0.1.1", pool=EVERYTHING).backbone  # a mixer of paths
+    )
+
+
+def test_threads_and_forced_kernels_choose_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(kernels: str | None = None) -> str:
+        if kernels is not None:
+            monkeypatch.setenv("STAR_KERNELS", kernels)
+        choice = DECODING.chosen(torch.ones(1, 8), lambda x: x, lambda x: x)
+        monkeypatch.delenv("STAR_KERNELS", raising=False)
+        return choice.value
+
+    assert chosen() == "native"
+    assert chosen("portable") == "portable"
+    assert DECODING.chosen(torch.ones(1, 8), lambda x: x, None) == "portable"
+    torch.set_num_threads(2)
+    assert chosen() == "portable"
+
+
+def test_a_full_state_refuses_and_stays_as_it_was() -> None:
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1"), tokens_of(1, 4)
+    with forced("native"), torch.no_grad():
+        state = model.init_state(1, 4)
+        for t in range(4):
+            model(tokens[:, t : t + 1], state)
+        held = copy.deepcopy(state.livs)
+        with pytest.raises(StarError, match="made for 4 tokens"):
+            model(tokens[:, :1], state)
+        assert state.position == 4
+        for now, before in zip(state.livs, held, strict=True):
+            for name in before[0]:
+                assert torch.equal(now[0][name], before[0][name])
+
+
+def test_everything_in_inference_mode() -> None:
+    with torch.inference_mode():
+        check(small(EVERY_STATE), 2, 20)
+
+
+def test_a_state_is_freed_when_nobody_needs_it() -> None:
+    """Caches are large; they must not wait for the collector of cycles."""
+    model = small("1.1.1.1.1 5.1.1.1.1")
+    _, state = decoded(model, tokens_of(1, 6), 2, "native")
+    assert state.binding.run is not None
+    held = weakref.ref(state.livs[0][0]["k"])
+    gc.disable()
+    del state
+    gone = held() is None
+    gc.enable()
+    assert gone
+
+
+def test_trimmed_states_continue() -> None:
+    model, tokens = small("1.1.1.1.1 9.1.1.1.1 3.1.1.1.1"), tokens_of(2, 16)
+    with forced("native"), torch.no_grad():
+        state = model.init_state(2, 16)
+        for t in range(12):
+            model(tokens[:, t : t + 1], state)
+        state.trim(5)
+        outputs = [model(tokens[:, t : t + 1], state) for t in range(5, 16)]
+        torch.testing.assert_close(torch.cat(outputs, 1), model(tokens)[:, 5:], rtol=1e-4, atol=1e-4)
+
+
+def test_changed_weights_are_noticed_by_the_next_state() -> None:
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1 20.1.1.1.1 7.1.1.1.1 8.1.1.1.1"), tokens_of(1, 6)
+
+    def stepped() -> None:
+        found, state = decoded(model, tokens, 0, "native")
+        assert state.binding.run is not None
+        with torch.no_grad():
+            torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
+        plan, _ = decoded(model, tokens, 0, "portable")
+        torch.testing.assert_close(found, plan, rtol=1e-5, atol=1e-5)
+
+    stepped()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    optimizer.step()
+    stepped()
+    model.load_state_dict({name: value * 1.1 for name, value in model.state_dict().items()}, assign=True)
+    stepped()
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 0.5
+    stepped()
+
+
+@pytest.mark.parametrize("liv", [5, 6, 23, 24])
+@pytest.mark.parametrize("value", [-200.0, -30.0, 0.0, 30.0, 200.0])
+def test_extreme_step_sizes_and_shifts(liv: int, value: float) -> None:
+    """Step sizes that keep everything or nothing, shifts to the present token and to the whole window."""
+    model = small(f"{liv}.1.1.1.1")
+    with torch.no_grad():
+        for group in model.backbone.livs[0].operators[0].featurizer.groups.values():
+            for bias in (group.bias, None if group.shift is None else group.shift.bias):
+                if bias is not None:
+                    bias.fill_(value)
+    check(model, 2, 80, prompt=0, tolerance=3e-5)
+
+
+@pytest.mark.parametrize("liv", [1, 5, 19, 23])
+def test_numbers_that_are_none_stay_in_their_sequence(liv: int) -> None:
+    model, tokens = small(f"{liv}.1.1.1.1"), tokens_of(2, 8)
+    tokens[0] %= VOCAB - 1
+    tokens[1, 2] = VOCAB - 1
+    with torch.no_grad():
+        model.embedding.weight[VOCAB - 1] = float("nan")
+        model.head.weight = torch.nn.Parameter(torch.ones_like(model.head.weight))
+    found, _ = decoded(model, tokens, 0, "native")
+    assert bool(found[0].isfinite().all())
+    assert bool(found[1, :2].isfinite().all())
+    assert bool(found[1, 2:3].isnan().all())

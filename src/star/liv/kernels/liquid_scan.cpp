@@ -11,8 +11,9 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 32;               // time steps
-constexpr int64_t PANEL = 16, WIDE = PANEL * LANES;  // registers and channels of one task
+constexpr int64_t CHUNK = 32;  // time steps
+constexpr int64_t PANEL = 16;  // registers of one task: its rows are then long enough to be fetched ahead
+constexpr int64_t WIDE = PANEL * LANES;
 
 struct Sizes {
     int64_t batch, length, channels, modes;

@@ -8,6 +8,7 @@ are formed round by round. Peak memory is measured in a fresh process for each. 
 matrices alone that every one of them has to compute: what no library can do without. Run
 
     python benchmarks/training.py [--only NAME] [--widths D ...] [--pairs N] [--batch B] [--length L] [--rounds N]
+        [--skip NETWORK]
 
 It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not
 installed is left out and named on stderr.
@@ -265,8 +266,8 @@ def peak_memory(comparison: str, name: str, shape: Shape) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def compare(name: str, shape: Shape, rounds: int) -> list[Row]:
-    networks = [network for network in COMPARISONS[name] if network.installed]
+def compare(name: str, shape: Shape, rounds: int, skip: Sequence[str] = ()) -> list[Row]:
+    networks = [network for network in COMPARISONS[name] if network.installed and network.name not in skip]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
         peaks = [fresh.submit(peak_memory, name, network.name, shape).result() for network in networks]
@@ -322,6 +323,7 @@ def markdown(rows: Sequence[Row], shape: Shape, rounds: int) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=list(COMPARISONS), help="one comparison")
+    parser.add_argument("--skip", action="append", default=[], metavar="NETWORK", help="a network to leave out")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--vocab", type=int, default=256)
@@ -345,7 +347,7 @@ def main() -> int:
         for width in options.widths:
             shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
             for name in chosen:
-                found = compare(name, shape, options.rounds)
+                found = compare(name, shape, options.rounds, options.skip)
                 rows += found
                 writer.writerows(astuple(row) for row in found)
                 file.flush()

@@ -1,9 +1,9 @@
 """Time per generated token: backbones of this library beside a Llama of Hugging Face of the same shape.
 
-Greedy generation of `generate` on both sides, random weights, one thread. For each context both continue the same
-prompt; a round takes the median time from one token to the next. Rounds alternate between the two, so that both meet
-the same machine: reported are medians over the rounds, and the median and range of the ratio in a round. The Llama has
-half as many blocks as the backbone has LIVs. Run
+Greedy generation of `generate` on both sides, random weights, one thread; ours natively and by its plan of torch
+operations. For each context all continue the same prompt; a round takes the median time from one token to the next.
+Rounds alternate between them, so that all meet the same machine: reported are medians over the rounds, and the median
+and range of the ratio in a round. The Llama has half as many blocks as the backbone has LIVs. Run
 
     python benchmarks/decoding.py [TARGET ...] [--contexts N ...] [--batches N ...] [--rounds N] [--out FOLDER]
 
@@ -28,6 +28,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from star import BackboneGenome, LanguageModel, OptionPool
 from star.genome import PRESETS, Extension, preset
+from star.liv.kernels import forced
 
 TOKENS, WARM = 32, 4  # of a round: measured, and before
 DEFAULT = ("transformer++", "striped-mamba", "deformer", "20.1.1.1.1 9.1.1.1.1 21.1.1.1.1 9.1.1.1.1")
@@ -35,12 +36,13 @@ DEFAULT = ("transformer++", "striped-mamba", "deformer", "20.1.1.1.1 9.1.1.1.1 2
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds a token of both, and the ratio theirs over ours of paired rounds."""
+    """Milliseconds a token, and the ratio theirs over ours of paired rounds; ours is native where it can be."""
 
     target: str
     batch: int
     context: int
     ours_ms: float
+    plan_ms: float
     llama_ms: float
     ratio: float
     lowest_ratio: float
@@ -104,6 +106,15 @@ def measured(
             clock.put(token)
         return clock.seconds
 
+    def plan() -> float:
+        clock = Clock()
+        stream = model.generate(prompt, max_new_tokens=TOKENS + WARM, temperature=0)
+        clock.put(next(stream))
+        with forced("portable"):  # not the prompt
+            for token in stream:
+                clock.put(token)
+        return clock.seconds
+
     def theirs() -> float:
         clock = Clock()
         peer.generate(
@@ -117,13 +128,13 @@ def measured(
         )
         return clock.seconds
 
-    pairs = []
+    generations, found = (ours, plan, theirs), []
     for number in range(options.rounds):
-        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-        found = {generation: generation() for generation in order}
-        pairs.append((found[ours], found[theirs]))
-    ratios = sorted(their / our for our, their in pairs)
-    middle = (1e3 * median(pair[index] for pair in pairs) for index in (0, 1))
+        order = generations if number % 2 == 0 else generations[::-1]
+        seconds = {generation: generation() for generation in order}
+        found.append([seconds[generation] for generation in generations])
+    ratios = sorted(their / our for our, _, their in found)
+    middle = (1e3 * median(seconds) for seconds in zip(*found, strict=True))
     return Row(target, batch, context, *middle, median(ratios), ratios[0], ratios[-1])
 
 
@@ -134,12 +145,12 @@ def markdown(rows: list[Row], options: argparse.Namespace) -> str:
         f"vocabulary {options.vocab:,}, fp32, one thread, {options.rounds} rounds; torch {torch.__version__}, load "
         f"{os.getloadavg()[0]:.1f} at the end.",
         "",
-        "| backbone | batch | context | ours | HF Llama | ratio | range |",
-        "|---|---|---|---|---|---|---|",
+        "| backbone | batch | context | ours | plan | HF Llama | ratio | range |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.target} | {row.batch} | {row.context:,} | {row.ours_ms:.2f} | {row.llama_ms:.2f} | {row.ratio:.2f} | "
-        f"{row.lowest_ratio:.2f} to {row.highest_ratio:.2f} |"
+        f"| {row.target} | {row.batch} | {row.context:,} | {row.ours_ms:.2f} | {row.plan_ms:.2f} | "
+        f"{row.llama_ms:.2f} | {row.ratio:.2f} | {row.lowest_ratio:.2f} to {row.highest_ratio:.2f} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "vector.h"
+#include "products.h"
 
 // `position` tokens have been seen. turned: see products.h; scores: [heads, room], room whole registers.
 struct Program {
@@ -121,6 +121,7 @@ struct Attend {
                         scores[own * room + t] = dot(query, key, size);
                     } else {
                         Vector sums = {};
+                        for (int i = 0; i < V; ++i) __builtin_prefetch(key + i * LANES + AHEAD);
                         for (int i = 0; i < V; ++i) sums += load(query + i * LANES) * load(key + i * LANES);
                         scores[own * room + t] = sum(sums);
                     }
@@ -155,6 +156,7 @@ struct Attend {
                 const float *weight = scores + own * room + span.start + t;
                 const auto sum_up = [&](int64_t i, int lanes) {
                     Vector total = load(output + own * value_size + i, lanes);
+                    for (int entry = 0; entry < entries; ++entry) __builtin_prefetch(from + entry * stride + i + AHEAD);
                     for (int entry = 0; entry < entries; ++entry)
                         total += weight[entry] * load(from + entry * stride + i, lanes);
                     store(output + own * value_size + i, total, lanes);

@@ -7,7 +7,8 @@ gated unit is Llama's. All of a comparison take turns in one process, so a busy 
 are formed round by round. Peak memory is measured in a fresh process for each. Beside them stand the products of
 matrices alone that every one of them has to compute: what no library can do without. Run
 
-    python benchmarks/training.py [--only NAME] [--widths D ...] [--pairs N] [--batch B] [--length L] [--rounds N]
+    python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
+        [--length L] [--rounds N]
         [--skip NETWORK]
 
 It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not

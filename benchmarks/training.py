@@ -9,7 +9,6 @@ matrices alone that every one of them has to compute: what no library can do wit
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
         [--length L] [--rounds N]
-        [--skip NETWORK]
 
 It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not
 installed is left out and named on stderr.

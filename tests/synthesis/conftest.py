@@ -32,7 +32,7 @@ def _own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAR_CACHE", str(cache))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def recipe(text: Path) -> Recipe:
     return small_recipe(text)
 

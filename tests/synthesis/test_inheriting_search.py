@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import small_recipe
 from synthesis_fakes import halved
 
 from star.data import prepare
@@ -69,19 +68,19 @@ class Disk:
 
 
 @pytest.fixture(scope="module")
-def real(text: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def real(recipe: Recipe, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search with real training, by one worker."""
     path = tmp_path_factory.mktemp("real") / "run"
     disk = Disk(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STAR_CACHE", str(cache))
-        evolve(small_recipe(text).override(BABY), run=path, workers=1, listener=disk).close()
+        evolve(recipe.override(BABY), run=path, workers=1, listener=disk).close()
     assert disk.most <= 4 + 2, "a population and a generation"
     return path
 
 
-def test_two_workers_give_the_same_run(real: Path, text: Path, tmp_path: Path) -> None:
-    with Run.open(real) as whole, evolve(small_recipe(text).override(BABY), run=tmp_path, workers=2) as other:
+def test_two_workers_give_the_same_run(real: Path, recipe: Recipe, tmp_path: Path) -> None:
+    with Run.open(real) as whole, evolve(recipe.override(BABY), run=tmp_path, workers=2) as other:
         assert everything(other) == everything(whole)
         for name in kept(real):
             file = f"weights/{name}.safetensors"
@@ -93,8 +92,8 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in descendants(child))]
 
 
-def test_a_search_killed_while_it_trains_goes_on_to_the_same_end(real: Path, text: Path, tmp_path: Path) -> None:
-    (tmp_path / "baby.toml").write_text(small_recipe(text).override(BABY).to_toml())
+def test_a_search_killed_while_it_trains_goes_on_to_the_same_end(real: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "baby.toml").write_text(recipe.override(BABY).to_toml())
     run = tmp_path / "run"
     command = "import sys; from star.synthesis import evolve; evolve(sys.argv[1], run=sys.argv[2], workers=2)"
     kills = 0

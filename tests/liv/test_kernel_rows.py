@@ -17,10 +17,13 @@ from torch import Tensor
 from star.liv.kernels import KERNELS, Implementation, Kernel, forced, native
 from star.liv.kernels.attention import ATTENTION, HEAD_SIZES
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
+from star.liv.kernels.decoding import DECODING
+from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
 from star.liv.kernels.long_convolution import LONG_CONVOLUTION
 from star.liv.kernels.resample import RESAMPLE
+from star.liv.kernels.rms_norm import RMS_NORM
 from star.liv.kernels.rotary import ROTARY
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN
 from star.liv.kernels.state_space import S4D_KERNEL
@@ -129,6 +132,15 @@ def rotary(draw: Draw) -> Sequence[Any]:
     return draw.normal(draw.batch, draw.length, draw.channels, 2 * draw.modes), 100 * draw.variant
 
 
+def product(draw: Draw) -> Sequence[Any]:
+    return tokens(draw, 2)
+
+
+def norm(draw: Draw) -> Sequence[Any]:
+    x, update = tokens(draw, 2)
+    return x, update if draw.variant % 2 else None, draw.normal(draw.channels), 1e-5
+
+
 INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
     ATTENTION.name: attention,
     LINEAR_ATTENTION.name: linear_attention,
@@ -140,9 +152,13 @@ INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
     LONG_CONVOLUTION.name: long,
     S4D_KERNEL.name: state_space,
     RESAMPLE.name: resampling,
+    GATED_UNIT.name: product,
+    RMS_NORM.name: norm,
 }
+#: Decoding is a whole backbone, and tested with backbones.
+OPERATORS = [kernel for kernel in KERNELS if kernel is not DECODING]
 
-rows = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
+rows = pytest.mark.parametrize("kernel", OPERATORS, ids=lambda kernel: kernel.name)
 implementations = pytest.mark.parametrize(
     "implementation", [Implementation.PORTABLE, pytest.param(Implementation.NATIVE, marks=NEEDS_COMPILER)]
 )
@@ -179,7 +195,7 @@ def assert_is_the_reference(
 
 
 def test_no_row_is_left_out() -> None:
-    assert [kernel.name for kernel in KERNELS] == list(INPUTS)
+    assert [kernel.name for kernel in OPERATORS] == list(INPUTS)
 
 
 @implementations
@@ -217,7 +233,7 @@ SCALED = {
 
 @implementations
 @pytest.mark.parametrize("factor", [0.0, 2.0**-100, 2.0**80])
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.name in SCALED], ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", [kernel for kernel in OPERATORS if kernel.name in SCALED], ids=lambda k: k.name)
 def test_numbers_of_extreme_size(kernel: Kernel, implementation: Implementation, factor: float) -> None:
     """Scaled by a power of two, outputs are the unscaled ones times it, to the rounding of the largest."""
     inputs = list(INPUTS[kernel.name](Draw(2, 70, 5, 3, 0, SINGLE, 7)))
@@ -233,7 +249,7 @@ def test_numbers_of_extreme_size(kernel: Kernel, implementation: Implementation,
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize(
-    "kernel", [kernel for kernel in KERNELS if kernel.native is not None], ids=lambda kernel: kernel.name
+    "kernel", [kernel for kernel in OPERATORS if kernel.native is not None], ids=lambda kernel: kernel.name
 )
 @pytest.mark.parametrize("channels", [70, 600])
 def test_threads_change_no_bit(kernel: Kernel, channels: int) -> None:

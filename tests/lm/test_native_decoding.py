@@ -323,3 +323,16 @@ def test_numbers_that_are_none_stay_in_their_sequence(liv: int) -> None:
     assert bool(found[0].isfinite().all())
     assert bool(found[1, :2].isfinite().all())
     assert bool(found[1, 2:3].isnan().all())
+
+
+def test_a_state_of_another_backbone_is_refused_and_nothing_is_written_beyond_it() -> None:
+    genome = "11111 51111 91111"
+    wide, narrow = (LanguageModel.from_genome(genome, width=width, vocab_size=16, seed=0).eval() for width in (64, 16))
+    token = torch.tensor([[1]])
+    with torch.no_grad():
+        with pytest.raises((StarError, RuntimeError)):
+            wide(token, narrow.init_state(1, 32))
+        with pytest.raises(StarError, match="x has 8 channels, but the backbone is 64 wide"):
+            wide.backbone(torch.zeros(1, 1, 8), wide.init_state(1, 32))
+        state = wide.init_state(1, 32)  # and a fitting one still works
+        assert wide(token, state).isfinite().all()

@@ -424,7 +424,7 @@ def test_other_kernels_than_a_run_began_with_are_told(tmp_path: Path, monkeypatc
 
     told: list[object] = []
     names = iter(["one", "one", "other"])
-    monkeypatch.setattr(kernels, "fingerprint", lambda: next(names))
+    monkeypatch.setattr(kernels, "fingerprint", lambda device: next(names))
     recipe = Recipe.load("demo")
     for listener in (nobody, told.append, told.append):
         with open_session(tmp_path / "run", recipe, listener=listener, workers=1, timeout=None) as session:

@@ -105,6 +105,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
         """x: [B, ℓ, d]; mask: [B, ℓ] bool, False at padding. A state is advanced by ℓ tokens."""
         length = x.shape[1]
+        if x.shape[2] != self.width:
+            raise StarError(f"x has {x.shape[2]} channels, but the backbone is {self.width} wide.")
         if mask is not None and mask.shape != x.shape[:2]:
             raise StarError(f"the attention mask is {list(mask.shape)}; for these tokens it is {list(x.shape[:2])}.")
         if state is not None and state.batch_size != x.shape[0]:

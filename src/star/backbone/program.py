@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from star.backbone.state import Binding, State
+from star.backbone.state import Binding, Slots, State
 from star.liv.kernels import decoding as native
 from star.liv.kernels.native import library, readable
 from star.liv.program import Buffer, Entry, Listing, Value, serves, write
@@ -57,7 +57,7 @@ def compiled(backbone: Backbone) -> Program | None:
             kept[number] = Buffer(width)
             listing.add(native.Copy, size=width, x=stream, y=kept[number])
     listing.add(native.Copy, size=width, x=stream, y=None)
-    return Program(tuple(listing.entries), tuple(listing.conditions))
+    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class Program:
 
     entries: tuple[Entry, ...]
     conditions: tuple[Callable[[State], bool], ...]
+    slots: Callable[[int], Slots]  # that a state of so many tokens must have
 
     def bound(self, state: State) -> Callable[[Tensor], Tensor] | None:
         """What advances a state by a token, x [B, d] → [B, d]; None where the state is not one for native operations:
@@ -78,10 +79,16 @@ class Program:
             fits = all(
                 readable(tensor) and tensor.is_contiguous() and not tensor.requires_grad for tensor in _tensors(state)
             ) and all(condition(state) for condition in self.conditions)
+            fits = fits and _shapes(state.slots) == _shapes(self.slots(state.max_length))
             with torch.no_grad():
                 run = _Bound(self, state).run if fits else None
             state.binding = Binding(self, addresses, run)
         return None if state.binding.run is None else partial(state.binding.run, state)
+
+
+def _shapes(slots: Slots) -> list[list[tuple[str, tuple[int, ...]]]]:
+    """What is kept for a sequence: a state that was made for another backbone does not fit these operations."""
+    return [[(slot.name, slot.shape) for slot in held] for _, held in slots.units()]
 
 
 def _tensors(state: State) -> list[Tensor]:

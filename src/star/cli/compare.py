@@ -27,8 +27,9 @@ def run(
     Baselines that the run lacks are trained first, and kept in it; a search that trains nothing trains no baseline.
     """
     from star.cli.progress import search_progress
-    from star.report.comparison import comparison, require_front
+    from star.report.comparison import comparison
     from star.synthesis import Run, compare
+    from star.synthesis.run import require_front
 
     with Run.open(run) as opened:
         require_front(opened)  # before an hour of training, not after it

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from star.errors import StarError
 from star.genome import BASELINES
 from star.synthesis import Candidate, Recipe, Run, Status
+from star.synthesis.run import require_front
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,6 @@ def comparison(run: Run) -> Comparison:
         )
     baselines = tuple(found[name] for name in BASELINES)
     return Comparison(run.recipe, front, baselines, tuple(judge(front, baseline, run.recipe) for baseline in baselines))
-
-
-def require_front(run: Run) -> tuple[Candidate, ...]:
-    """The front of `run`; StarError where no generation has ended, or nothing keeps to the constraints."""
-    front = tuple(run.front)
-    if not front and run.generations:
-        raise StarError(
-            f"the run {str(run.path)!r} has no front: no candidate keeps to {', '.join(run.recipe.search.constraints)} "
-            "yet; continue it with more --generations, or loosen that in a new run"
-        )
-    if not front:
-        raise StarError(f"the run {str(run.path)!r} has no population yet; continue it with `star evolve` first")
-    return front
 
 
 def judge(front: tuple[Candidate, ...], baseline: Candidate, recipe: Recipe) -> Verdict:

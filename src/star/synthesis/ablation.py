@@ -84,6 +84,11 @@ class Ablation:
         for name, settings in self.conditions.items():
             with named("condition", name):
                 found[name] = self.recipe.override(settings)
+                if found[name].search.calibrate:
+                    raise StarError(
+                        "search.calibrate would let each condition compute in its own way; set it to false, and "
+                        "training.threads, precision and micro_batch_tokens alike for all"
+                    )
         return found
 
     def override(self, settings: Mapping[str, Any]) -> Ablation:

@@ -47,6 +47,8 @@ def keep_population(session: Session, algorithm: Algorithm, generation: int, nam
         store.set_population(generation, survivors)
     elif stored != survivors:
         raise not_reproducible(session.run, generation)
+    if generation == store.generations():  # a replayed one has no more to remove
+        session.tidy_weights(generation, survivors)
     population = store.population(generation)
     volume = dominated_share(population, store.candidates(generation=1), recipe)
     session.listener(GenerationFinished(generation, tuple(population), volume))

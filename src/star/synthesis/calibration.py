@@ -34,6 +34,7 @@ SECONDS = 1.0  # of one measurement, after a first step
 TIMEOUT = 300.0  # seconds; a compilation may take minutes
 CLEARLY = 1.05  # times faster than the best so far: less is noise
 LONG_TRAINING = 3600.0  # seconds of a candidate; a compilation, which takes minutes, is not tried for a shorter one
+NO_MATTER = {"peak_learning_rate", "betas", "weight_decay", "clip", "validation_tokens"}  # of a training, to its speed
 RATE, SPENT = "tokens_per_second", "seconds_before_first_step"
 
 
@@ -214,14 +215,13 @@ def micro_batches(setting: Setting, recipe: Recipe) -> list[Setting]:
     return [replace(setting, micro_batch_tokens=tokens) for tokens in found if tokens != setting.micro_batch_tokens]
 
 
-def key_of(recipe: Recipe, corpus: TokenizedCorpus, start: Setting, machine: str) -> str:
+def key_of(recipe: Recipe, corpus: TokenizedCorpus, machine: str) -> str:
     """What a calibration depends on, as a short name: the machine, the software, the size of model and batch."""
     facts: dict[str, Any] = {
         "machine": machine,
-        "start": asdict(start),
         "model": recipe.model.model_dump(mode="json"),
         "vocabulary": corpus.vocab_size,
-        "training": recipe.training.model_dump(mode="json", include={"length", "batch_tokens", "tokens", "schedule"}),
+        "training": recipe.training.model_dump(mode="json", exclude=NO_MATTER),
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()
 

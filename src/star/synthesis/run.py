@@ -168,6 +168,19 @@ def score_row(candidate: Candidate, objectives: tuple[str, ...]) -> tuple[float,
     return tuple(candidate.scores[objective] for objective in objectives)
 
 
+def require_front(run: Run) -> tuple[Candidate, ...]:
+    """The front of `run`; StarError where no generation has ended, or nothing keeps to the constraints."""
+    front = tuple(run.front)
+    if not front and run.generations:
+        raise StarError(
+            f"the run {str(run.path)!r} has no front: no candidate keeps to {', '.join(run.recipe.search.constraints)} "
+            "yet; continue it with more --generations, or loosen that in a new run"
+        )
+    if not front:
+        raise StarError(f"the run {str(run.path)!r} has no population yet; continue it with `star evolve` first")
+    return front
+
+
 def first_front(candidates: list[Candidate], objectives: tuple[str, ...]) -> list[Candidate]:
     """The non-dominated ones among the candidates that are done, by their first objective."""
     scored = [(row, candidate) for candidate in candidates if (row := score_row(candidate, objectives)) is not None]

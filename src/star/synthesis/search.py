@@ -152,8 +152,6 @@ def _generation(session: Session, algorithm: Algorithm) -> bool:
 
     algorithm.tell(genomes, [score_row(candidate, recipe.search.objectives) for candidate in candidates])
     keep_population(session, algorithm, generation, {each.digest: each.name for each in store.candidates()})
-    if generation == store.generations():  # a replayed one has no more to remove
-        session.tidy_weights(generation, [candidate.name for candidate in store.population(generation)])
     return True
 
 

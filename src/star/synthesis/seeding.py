@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from star.errors import StarError
 from star.genome import BackboneGenome, LivClass, OptionPool
 from star.genome.extension import FIRST_DERIVED
 from star.synthesis.recipe import Recipe
-from star.synthesis.run import Run
+from star.synthesis.run import Run, require_front
 
 
 def seeded(recipe: Recipe, run: Run) -> Recipe:
@@ -20,9 +19,7 @@ def seeded(recipe: Recipe, run: Run) -> Recipe:
     has already is that row; one whose id is taken gets the next free id from 1001 on. Raises StarError where the run
     has no front, or where its genomes do not fit the recipe.
     """
-    genomes = [BackboneGenome.parse(candidate.genome) for candidate in run.front]
-    if not genomes:
-        raise StarError(f"the run {str(run.path)!r} has no front to begin with; no generation of it has ended")
+    genomes = [BackboneGenome.parse(candidate.genome) for candidate in require_front(run)]
     brought = {row.id: row for row in (*run.recipe.model.classes, *run.derived)}
     used = sorted({segment.liv for genome in genomes for segment in genome} & brought.keys())
     pool, numbers = recipe.pool, {}

@@ -128,7 +128,7 @@ class Session:
             parameters=architecture.parameters(),
             cache_bytes=architecture.cache_bytes(recipe.cache_length),
             scores={name: value for name, value in static.items() if value is not None},
-            inherited_tokens=self._inherited_tokens(candidate),
+            inherited_tokens=self._inherited_tokens(candidate, pool),
         )
 
     def train(self, candidates: Sequence[Candidate], pools: dict[str, OptionPool], *, rung: int | None = None) -> None:
@@ -228,10 +228,10 @@ class Session:
         for folder in [self.checkpoint(each) for each in candidates] or [self.run / CHECKPOINTS]:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _inherited_tokens(self, candidate: Candidate) -> int:
-        if self.recipe.inheritance is None:
+    def _inherited_tokens(self, candidate: Candidate, pool: OptionPool) -> int:
+        if self.recipe.inheritance is None or not candidate.parents:
             return 0
-        return inherited_tokens(candidate, self.store.named(candidate.parents), self.pool)
+        return inherited_tokens(candidate, self.store.named(candidate.parents), pool)
 
     def _heritage(self, candidate: Candidate) -> Heritage | None:
         if self.recipe.inheritance is None:
@@ -328,12 +328,13 @@ class Session:
         training, on_cpu = recipe.training, found == ["cpu"]
         bf16 = uses_bf16(training.precision, torch.device(found[0]))
         precision = str(Precision.BF16 if bf16 else Precision.FP32)
+        # With as many workers as fit, however many there are: their number is to change no result.
         start = Setting(
-            self.workers, training.threads, precision, training.micro_batch_tokens, compile=training.compile
+            default_workers(recipe), training.threads, precision, training.micro_batch_tokens, compile=training.compile
         )
-        cores = usable_cores() if on_cpu and self._workers is None else None
+        cores = usable_cores() if on_cpu else None
         machine = f"{found}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}"
-        key = key_of(recipe, corpus, replace(start, workers=self._workers or 0), machine)
+        key = key_of(recipe, corpus, machine)
         calibration = known(key)
         if calibration is None:
             self.listener(CalibrationStarted())
@@ -467,9 +468,10 @@ def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
         store.put_facts(recipe=recipe.model_dump_json())
         return recipe
     stored = Recipe.model_validate_json(text)
-    if (calibration := store.fact(CALIBRATION)) is not None:  # recipes differ only where it leaves them to
-        setting = Calibration.from_json(calibration).setting
-        stored, recipe = setting.applied(stored), None if recipe is None else setting.applied(recipe)
+    if recipe is not None and (calibration := store.fact(CALIBRATION)) is not None:
+        settled = Calibration.from_json(calibration).setting.applied(stored).training
+        if recipe.training == settled:  # the recipe that the run shows; the stored one is what was asked for
+            recipe = recipe.model_copy(update={"training": stored.training})
     if recipe is None or recipe == stored:
         return stored
     if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):

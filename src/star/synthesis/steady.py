@@ -123,5 +123,6 @@ class SteadySearch:
 
     def _end_generation(self) -> None:
         self._ended += 1
-        require_a_survivor(self._session.store.candidates(self._ended), self._ended)
+        if self._ended == 1:  # later ones are counts of births, few of them perhaps, beside a population that lives
+            require_a_survivor(self._session.store.candidates(1), 1)
         keep_population(self._session, self._algorithm, self._ended, self._names)

@@ -38,4 +38,4 @@ def compiled(model: nn.Module, wanted: bool = True) -> Iterator[None]:
         finally:
             for liv in livs:
                 liv._compiled_call_impl = None
-    torch._dynamo.reset()
+            torch._dynamo.reset()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_any_genome import model_of
 from torch import Tensor
 from views import POOL, VOCAB, tiny
 
@@ -128,6 +129,17 @@ def test_random_backbones(seed: int, depth: int, width: int, batch: int, prompt:
     with torch.no_grad():
         torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
     assert (state.binding.run is not None) is native_operations(model.backbone)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, 4), st.integers(1, 5))
+def test_random_classes_with_sharing(seed: int, depth: int, batch: int) -> None:
+    model = model_of(seed, 1, depth)
+    tokens = tokens_of(batch, 12)
+    found, state = decoded(model, tokens, 3, "native", room=2 * (seed % 40))
+    plan, _ = decoded(model, tokens, 3, "portable", room=2 * (seed % 40))
+    torch.testing.assert_close(found, plan, rtol=3e-5, atol=3e-5)
+    assert state.binding.run is None or native_operations(model.backbone)
 
 
 def test_greedy_tokens_are_those_of_the_plan() -> None:

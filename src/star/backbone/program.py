@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from star.backbone.state import Binding, Slots, State
 from star.liv.kernels import decoding as native
 from star.liv.kernels.native import library, readable
-from star.liv.program import Buffer, Entry, Listing, Value, serves, write
+from star.liv.listing import Buffer, Entry, Listing, Value
+from star.liv.program import serves, write
 
 if TYPE_CHECKING:
     from star.backbone.backbone import Backbone

@@ -7,10 +7,7 @@ is left to the functions: see `serves`.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,69 +17,16 @@ from star.liv.featurizer import Constant, Featurizer, ProjectedGroup
 from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels import decoding as native
 from star.liv.kernels.rotary import phases
+from star.liv.listing import Buffer, Features, Listing, Past, Value, fixed
 from star.liv.low_rank import LowRankMixer
 from star.liv.maps import Dense, Factored
 from star.liv.mixer import DiagonalMixer
 from star.liv.operator import LIV, Operator
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
-from star.liv.state import Call, OperatorState
+from star.liv.state import Call
 from star.liv.state_space import StateSpaceKernel
 from star.liv.toeplitz import ToeplitzMixer
-
-
-class Past(Protocol):
-    """What is asked of the state of a backbone when a program is bound to it."""
-
-    livs: list[list[OperatorState]]
-    batch_size: int
-    max_length: int
-    derived: dict[Any, Any]
-
-
-@dataclass(eq=False)
-class Buffer:
-    """`size` numbers of each sequence that one operation leaves to others."""
-
-    size: int
-
-
-#: What a field of a record is: a number or tensor, known now or for each state; a buffer; nothing.
-Value = int | float | Tensor | Buffer | Callable[[Past], int | Tensor] | None
-Features = dict[str, Value]
-
-
-class Entry(NamedTuple):
-    operation: type[ctypes.Structure]
-    values: dict[str, Value]
-
-
-@dataclass
-class Listing:
-    """Operations in order, and what the states that they can be bound to fulfil."""
-
-    entries: list[Entry] = field(default_factory=list)
-    conditions: list[Callable[[Past], bool]] = field(default_factory=list)
-    published: dict[tuple[int, int, str], Value] = field(default_factory=dict)
-    _free: list[Buffer] = field(default_factory=list)
-    _used: list[Buffer] = field(default_factory=list)
-
-    def add(self, operation: type[ctypes.Structure], **values: Value) -> None:
-        self.entries.append(Entry(operation, values))
-
-    def buffer(self, size: int) -> Buffer:
-        """A buffer that is the caller's until `release`."""
-        found = next((free for free in self._free if free.size == size), None) or Buffer(size)
-        if found in self._free:
-            self._free.remove(found)
-        self._used.append(found)
-        return found
-
-    def release(self) -> None:
-        """All buffers may be used again but those that are published."""
-        kept = [value for value in self.published.values() if isinstance(value, Buffer)]
-        self._free += [used for used in self._used if used not in kept]
-        self._used = []
 
 
 def serves(liv: LIV) -> bool:
@@ -115,13 +59,8 @@ def write(liv: LIV, x: Buffer, stream: Buffer, listing: Listing) -> None:
         y = writer(operator, x, features, listing)
         for name in operator.sharing.given & features.keys():
             listing.published[operator.sharing.index, operator.branch, name] = features[name]
-        _product(y, operator.output.weight, listing, stream, sign=-1 if operator.branch else 1)  # type: ignore[arg-type]
+        listing.product(y, operator.output.weight, stream, sign=-1 if operator.branch else 1)  # type: ignore[arg-type]
     listing.release()
-
-
-def _fixed(tensor: Tensor) -> Tensor:
-    """A weight, or what is made of weights, without gaps; the very storage where there are none."""
-    return tensor.detach().contiguous()
 
 
 def _slot(operator: Operator, name: str, index: int | None = None) -> Callable[[Past], Tensor]:
@@ -130,25 +69,10 @@ def _slot(operator: Operator, name: str, index: int | None = None) -> Callable[[
     return lambda past: past.livs[number][operator.branch][name]
 
 
-def _product(x: Value, weight: Tensor, listing: Listing, y: Buffer | None = None, sign: int = 0) -> Buffer:
-    outputs, inputs = weight.shape
-    y = y or listing.buffer(outputs)
-    listing.add(native.Product, inputs=inputs, outputs=outputs, sign=sign, x=x, weight=_fixed(weight), y=y)
-    return y
-
-
 def _projected(linear: nn.Module | None, x: Value, listing: Listing) -> Value:
     if isinstance(linear, Factored):
         return _projected(linear.expand, _projected(linear.reduce, x, listing), listing)
-    return _product(x, linear.weight, listing) if isinstance(linear, Dense) else x
-
-
-def _gated(
-    gate: Value, up: Value, size: int, listing: Listing, nonlinearity: Nonlinearity = Nonlinearity.NONE
-) -> Buffer:
-    y = listing.buffer(size)
-    listing.add(native.Gate, size=size, nonlinearity=nonlinearity, gate=gate, up=up, y=y)
-    return y
+    return listing.product(x, linear.weight) if isinstance(linear, Dense) else x
 
 
 def _read(operator: Operator, x: Buffer, taken_v: Value, listing: Listing) -> Features:
@@ -178,66 +102,11 @@ def _group(operator: Operator, name: str, group: ProjectedGroup, source: Value, 
     x = _projected(group.project, source, listing)
     if group.shift is not None:
         raw = _projected(group.shift.project, source, listing)
-        x = _resampled(x, raw, group.shift.bias, group.outputs, group.shift.window, tail, listing)
+        x = listing.resampled(x, raw, group.shift.bias, group.outputs, group.shift.window, tail)
     active = group.nonlinearity in (Nonlinearity.RELU, Nonlinearity.SWISH)
     if group.taps is not None or group.bias is not None or active:
-        x = _finished(x, group.outputs, listing, group.taps, tail, group.bias, group.nonlinearity)
-    return _repeated(x, group.outputs * group.repeat, group.repeat, listing)
-
-
-def _finished(
-    x: Value,
-    size: int,
-    listing: Listing,
-    taps: Tensor | None = None,
-    ring: Value = None,
-    bias: Tensor | None = None,
-    nonlinearity: Nonlinearity = Nonlinearity.NONE,
-    repeat: int = 1,
-) -> Buffer:
-    y = listing.buffer(size * repeat)
-    listing.add(
-        native.Finish,
-        size=size,
-        taps=0 if taps is None else taps.shape[1],
-        nonlinearity=nonlinearity,
-        repeat=repeat,
-        x=x,
-        weight=None if taps is None else _fixed(taps.t()),
-        bias=None if bias is None else _fixed(bias),
-        ring=None if taps is None else ring,
-        y=y,
-    )
-    return y
-
-
-def _repeated(x: Value, size: int, repeat: int, listing: Listing) -> Value:
-    """Each channel `repeat` times, `size` in the end."""
-    return x if repeat == 1 else _finished(x, size // repeat, listing, repeat=repeat)
-
-
-def _resampled(
-    x: Value,
-    shift: Value,
-    bias: Tensor | None,
-    size: int,
-    window: int,
-    ring: Callable[[Past], Tensor],
-    listing: Listing,
-) -> Buffer:
-    y = listing.buffer(size)
-    listing.add(
-        native.Resample,
-        size=size,
-        window=window,
-        length=lambda past: ring(past).shape[1],
-        x=x,
-        shift=shift,
-        bias=None if bias is None else _fixed(bias),
-        ring=ring,
-        y=y,
-    )
-    return y
+        x = listing.finished(x, group.outputs, group.taps, tail, group.bias, group.nonlinearity)
+    return listing.repeated(x, group.outputs * group.repeat, group.repeat)
 
 
 #: The operator, x, all its groups, the listing → T(x) x.
@@ -267,7 +136,7 @@ def _writer(operator: Operator) -> _Writer | None:
 
 def _diagonal(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
     mixer: DiagonalMixer = operator.mixer  # type: ignore[assignment]
-    return _gated(features["gate"], features["up"], mixer.channels, listing, mixer.nonlinearity)
+    return listing.gated(features["gate"], features["up"], mixer.channels, mixer.nonlinearity)
 
 
 def _rotated(operator: Operator, features: Features, listing: Listing) -> LowRankMixer:
@@ -331,9 +200,9 @@ def _scan(operator: Operator, x: Buffer, features: Features, listing: Listing) -
         size=size,
         states=mixer.state_size,
         **{name: features[name] for name in ("v", "z", "B", "C")},
-        delta=_repeated(features["delta"], size, repeat, listing),
-        decay=_fixed(-torch.exp(mixer.A_log).repeat_interleave(repeat, dim=0).t()),
-        present=_fixed(mixer.D),
+        delta=listing.repeated(features["delta"], size, repeat),
+        decay=fixed(-torch.exp(mixer.A_log).repeat_interleave(repeat, dim=0).t()),
+        present=fixed(mixer.D),
         h=_slot(operator, "h"),
         y=y,
     )
@@ -354,13 +223,13 @@ def _state_space(operator: Operator, x: Buffer, features: Features, listing: Lis
         size=size,
         states=mixer.state_size,
         paired=int(kernel.modes.paired),
-        u=_gated(features["B"], x, size, listing),
-        **{name: _fixed(part) for name, part in parts.items()},
-        present=_fixed(space.present),
+        u=listing.gated(features["B"], x, size),
+        **{name: fixed(part) for name, part in parts.items()},
+        present=fixed(space.present),
         h=_slot(operator, "h"),
         y=y,
     )
-    return _gated(features["C"], y, size, listing)
+    return listing.gated(features["C"], y, size)
 
 
 def _short_convolution(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
@@ -369,8 +238,8 @@ def _short_convolution(operator: Operator, x: Buffer, features: Features, listin
     ring, past = _slot(operator, "u"), taps.shape[1] - 1
     # A ring that was made for fewer tokens than K spans is left to the mixer.
     listing.conditions.append(lambda state: ring(state).shape[1] == past)
-    y = _finished(_gated(features["B"], x, size, listing), size, listing, taps, ring)
-    return _gated(features["C"], y, size, listing)
+    y = listing.finished(listing.gated(features["B"], x, size), size, taps, ring)
+    return listing.gated(features["C"], y, size)
 
 
 def _long_convolution(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
@@ -385,17 +254,17 @@ def _long_convolution(operator: Operator, x: Buffer, features: Features, listing
         native.Convolution,
         size=size,
         length=lambda state: past(state).shape[2],
-        u=_gated(features["B"], x, size, listing),
+        u=listing.gated(features["B"], x, size),
         kernel=kernel,
         past=past,
         y=y,
     )
-    return _gated(features["C"], y, size, listing)
+    return listing.gated(features["C"], y, size)
 
 
 def _resampling(operator: Operator, x: Buffer, features: Features, listing: Listing) -> Buffer:
     mixer: ResamplingMixer = operator.mixer  # type: ignore[assignment]
     size = mixer.channels
-    shift = _repeated(features["s"], size, mixer.repeat, listing)
-    y = _resampled(features["v"], shift, None, size, mixer.window, _slot(operator, "v"), listing)
-    return _gated(features["g"], y, size, listing)
+    shift = listing.repeated(features["s"], size, mixer.repeat)
+    y = listing.resampled(features["v"], shift, None, size, mixer.window, _slot(operator, "v"))
+    return listing.gated(features["g"], y, size)

@@ -97,7 +97,7 @@ struct Finish {
     float *ring, *y;
 
     void run(const Program &program) const {
-        const int64_t past = taps - 1, slot = past > 0 ? program.position % past : 0;
+        const int64_t past = std::max<int64_t>(taps - 1, 0), slot = past > 0 ? program.position % past : 0;
         for (int64_t b = 0; b < program.batch; ++b) {
             float *kept = ring + b * past * size, *to = y + b * size * repeat;
             each_register(0, size, [&](int64_t i, int count) {

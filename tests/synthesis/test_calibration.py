@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from star.synthesis import Recipe, Run, evolve
-from star.synthesis.calibration import CLEARLY, RATE, SPENT, Calibration, Calibrator, Setting, splits
-from star.synthesis.events import Calibrated, CalibrationStarted
+from star.errors import StarError
+from star.synthesis import Ablation, Recipe, Run, evolve
+from star.synthesis.calibration import CLEARLY, RATE, SPENT, Calibration, Calibrator, Setting, key_of, splits
+from star.synthesis.events import Calibrated, CalibrationStarted, nobody
 from star.synthesis.executor import TrialDone, TrialError
+from star.synthesis.session import open_session
 from star.synthesis.trial import Outcome, Trial
 
 START = Setting(workers=4, threads=1, precision="bf16", micro_batch_tokens=None)
@@ -127,3 +129,45 @@ def test_a_run_keeps_its_calibration(recipe: Recipe, tmp_path: Path, cache: Path
     with evolve(recipe, run=tmp_path / "other", listener=events.append) as run:
         assert run.recipe.training.micro_batch_tokens == 64
     assert [event.calibration == first for event in events if isinstance(event, Calibrated)] == [True, True, False]
+
+
+def with_calibration(run: Path, recipe: Recipe, setting: Setting) -> None:
+    with open_session(run, recipe, workers=1, listener=nobody) as session:
+        session.store.put_facts(calibration=Calibration(setting).to_json())
+
+
+def test_starting_over_leaves_a_calibration_behind(recipe: Recipe, tmp_path: Path) -> None:
+    """As nothing was trained yet, other settings may be asked for; those measured for the old ones are forgotten."""
+    with_calibration(tmp_path, recipe.override({"search.calibrate": True}), Setting(2, 8, "fp32", 64))
+    other = recipe.override({"model.width": 64, "training.precision": "auto"})
+    with open_session(tmp_path, other, workers=1, listener=nobody) as session:
+        assert session.recipe == other
+        assert session.store.fact("calibration") is None
+
+
+def test_settings_of_a_calibrated_run_cannot_change(recipe: Recipe, tmp_path: Path) -> None:
+    asked = recipe.override({"search.generations": 1})
+    evolve(asked, run=tmp_path, workers=1, trial="synthesis_fakes:score").close()
+    with_calibration(tmp_path, asked, Setting(1, 8, "fp32", 64))
+    for given in (None, asked, asked.override({"search.generations": 2})):
+        with evolve(given, run=tmp_path, workers=1, trial="synthesis_fakes:score") as run:
+            assert (run.recipe.training.threads, run.recipe.training.micro_batch_tokens) == (8, 64)
+    with Run.open(tmp_path) as run:  # the recipe that it shows is its own, too
+        evolve(run.recipe, run=tmp_path, workers=1, trial="synthesis_fakes:score").close()
+    with pytest.raises(StarError, match=r"training\.threads"):
+        evolve(asked.override({"training.threads": 2}), run=tmp_path, trial="synthesis_fakes:score")
+
+
+def test_a_precision_that_is_given_is_another_calibration(recipe: Recipe) -> None:
+    corpus = SimpleNamespace(vocab_size=257)
+    keys = {
+        key_of(recipe.override({"training.precision": precision}), corpus, "machine")  # type: ignore[arg-type]
+        for precision in ("auto", "bf16", "fp32")
+    }
+    assert len(keys) == 3
+    assert key_of(recipe, corpus, "machine") == key_of(recipe.override({"training.clip": 2.0}), corpus, "machine")  # type: ignore[arg-type]
+
+
+def test_conditions_of_an_ablation_are_not_calibrated_apart(recipe: Recipe) -> None:
+    with pytest.raises(StarError, match=r"search\.calibrate would let each condition compute in its own way"):
+        Ablation(recipe.override({"search.calibrate": True}), {"one": {"search.seed": 1}, "two": {"search.seed": 2}})

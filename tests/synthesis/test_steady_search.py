@@ -203,3 +203,13 @@ def test_modes_that_cannot_be_are_refused(steady: Recipe, recipe: Recipe, tmp_pa
     evolve(recipe, run=tmp_path, workers=2, trial=SCORE)
     with pytest.raises(StarError, match=r"search\.mode differ"):
         evolve(steady, run=tmp_path, workers=2, trial=SCORE)
+
+
+def test_a_failed_birth_ends_no_search(steady: Recipe, tmp_path: Path) -> None:
+    """With five elites of six, a generation is a single birth; one in six fails here."""
+    few = steady.override({"search.elites": 5, "search.generations": 12})
+    with evolve(few, run=tmp_path, workers=1, trial=SCORE) as run:
+        assert run.state is RunState.FINISHED
+        alone = [[c.status for c in run.candidates if c.generation == g] for g in range(2, run.generations + 1)]
+        assert [Status.FAILED] in alone
+        assert all(candidate.status is Status.DONE for candidate in run.front)

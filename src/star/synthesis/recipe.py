@@ -148,7 +148,8 @@ class InheritanceRecipe(CheckedModel):
 class Recipe(CheckedModel):
     """Everything that decides the result of a search; two runs of one recipe on one kind of machine are equal.
 
-    How many workers there are, and where the run is kept, is no part of it.
+    How many workers there are, and where the run is kept, is no part of it. What ``search.calibrate`` measures is kept
+    with a run; another run is equal where that is.
     """
 
     model: ModelRecipe

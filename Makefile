@@ -41,7 +41,7 @@ test-slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
 
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "mambapy>=1.2"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "mambapy>=1.2" "x-transformers>=2" einx einops loguru frozendict torch-einops-utils
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/decoding.py

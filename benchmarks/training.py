@@ -1,11 +1,11 @@
 """A training step of this library's backbones beside the same network built from a peer's layers.
 
 Pairs of LIVs, a mixer and the gated unit in turn, are trained for single steps (forward, backward, clipping, AdamW) on
-random tokens in float32 on one thread. ``transformer++`` stands beside Hugging Face's Llama with SDPA; ``rec-1`` beside
-stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba layer (expansion 1, 16 states) and whose
-gated unit is Llama's. All of a comparison take turns in one process, so a busy machine slows all of them, and ratios
-are formed round by round. Peak memory is measured in a fresh process for each. Beside them stand the products of
-matrices alone that every one of them has to compute: what no library can do without. Run
+random tokens in float32 on one thread. ``transformer++`` stands beside Hugging Face's Llama with SDPA and
+x-transformers' decoder; ``rec-1`` beside stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba
+layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one process, so a busy
+machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
+Beside them stand the products of matrices alone that every one of them has to compute. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
         [--length L] [--rounds N]
@@ -134,6 +134,37 @@ def llama(shape: Shape) -> tuple[nn.Module, Loss]:
     return model, loss
 
 
+def x_transformers(shape: Shape) -> tuple[nn.Module, Loss]:
+    from x_transformers import Decoder, TransformerWrapper
+
+    heads = shape.width // head_size(shape.width)
+    layers = Decoder(
+        dim=shape.width,
+        depth=shape.pairs,
+        heads=heads,
+        attn_dim_head=shape.width // heads,
+        attn_flash=True,
+        rotary_pos_emb=True,
+        use_rmsnorm=True,
+        ff_mult=hidden_size(OptionPool.paper()[GATED_UNIT], shape.width) / shape.width,
+        ff_glu=True,
+        ff_swish=True,
+        ff_no_bias=True,
+    )
+    model = TransformerWrapper(
+        num_tokens=shape.vocab,
+        max_seq_len=shape.length,
+        use_abs_pos_emb=False,
+        tie_embedding=True,
+        attn_layers=layers,
+    )
+
+    def loss(tokens: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+
+    return model, loss
+
+
 def _llama_unit(shape: Shape) -> nn.Module:
     from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -196,6 +227,7 @@ def _own(mixer: int) -> tuple[Network, ...]:
 COMPARISONS: dict[str, tuple[Network, ...]] = {
     "transformer++": (
         Network("HF Llama, SDPA", llama, ("transformers",)),
+        Network("x-transformers", x_transformers, ("x_transformers",)),
         *_own(ATTENTION),
         Network("products alone", products, implementation="portable"),
     ),

@@ -18,7 +18,7 @@ from views import POOL, VOCAB, tiny
 
 from star import BackboneGenome, LanguageModel, StarError
 from star.backbone import State
-from star.backbone.program import native_operations
+from star.backbone.program import compiled, native_operations
 from star.genome import Extension, preset, random_genome
 from star.liv.kernels import forced, native
 from star.liv.kernels.decoding import DECODING
@@ -228,7 +228,7 @@ def test_what_a_program_is_not_made_for_is_decoded_by_the_plan() -> None:
     )
 
 
-def test_threads_and_forced_kernels_choose_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forced_kernels_choose_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(kernels: str | None = None) -> str:
         if kernels is not None:
             monkeypatch.setenv("STAR_KERNELS", kernels)
@@ -239,8 +239,18 @@ def test_threads_and_forced_kernels_choose_the_plan(monkeypatch: pytest.MonkeyPa
     assert chosen() == "native"
     assert chosen("portable") == "portable"
     assert DECODING.chosen(torch.ones(1, 8), lambda x: x, None) == "portable"
+
+
+def test_large_models_are_left_to_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = compiled(small("1.1.1.1.1 9.1.1.1.1").backbone)
+    assert program is not None
+    state = small("1.1.1.1.1 9.1.1.1.1").init_state(1, 8)
     torch.set_num_threads(2)
-    assert chosen() == "portable"
+    assert program.bound(state) is not None
+    monkeypatch.setattr("star.backbone.program.ALONE", 0)
+    assert program.bound(state) is None
+    torch.set_num_threads(1)
+    assert program.bound(state) is not None
 
 
 def test_a_full_state_refuses_and_stays_as_it_was() -> None:

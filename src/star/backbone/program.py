@@ -24,6 +24,7 @@ from star.liv.program import serves, write
 if TYPE_CHECKING:
     from star.backbone.backbone import Backbone
 
+ALONE = 1 << 26  # bytes of weights that one thread reads sooner than several are called for every operation
 ROUND = 16  # scores of a head are whole registers on every CPU
 
 
@@ -58,7 +59,8 @@ def compiled(backbone: Backbone) -> Program | None:
             kept[number] = Buffer(width)
             listing.add(native.Copy, size=width, x=stream, y=kept[number])
     listing.add(native.Copy, size=width, x=stream, y=None)
-    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots)
+    nbytes = sum(weight.nbytes for weight in backbone.parameters())
+    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +70,14 @@ class Program:
     entries: tuple[Entry, ...]
     conditions: tuple[Callable[[State], bool], ...]
     slots: Callable[[int], Slots]  # that a state of so many tokens must have
+    nbytes: int  # of the weights
 
     def bound(self, state: State) -> Callable[[Tensor], Tensor] | None:
         """What advances a state by a token, x [B, d] → [B, d]; None where the state is not one for native operations:
         its batch is too large, it holds padding, other numbers than float32, or tensors that gradients flow through."""
         if state.valid is not None or state.batch_size > native.MOST:
+            return None
+        if torch.get_num_threads() > 1 and self.nbytes > ALONE:
             return None
         binding = state.binding
         addresses = [tensor.data_ptr() for tensor in _tensors(state)]

@@ -11,7 +11,6 @@ import ctypes
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from star.liv.kernels import native
@@ -126,7 +125,7 @@ def _program(x: Tensor, plan: Callable[[Tensor], Tensor], program: Bound | None)
 
 
 def _serves(x: Tensor, plan: Callable[[Tensor], Tensor], program: Bound | None) -> bool:
-    return program is not None and native.readable(x) and torch.get_num_threads() == 1
+    return program is not None and native.readable(x)
 
 
 #: x [B, d], the token by torch operations, the token by a program or None where there is none for its state.

@@ -69,15 +69,16 @@ def extra_memory(operator: str, variant: str, size: tuple[int, int, int]) -> flo
         inputs, weights = row.drawn(one_size)
         try:
             Path("/proc/self/clear_refs").write_text("5")
-            before = _status("VmRSS")
+            before = resident("VmRSS")
             results = once(function, inputs, weights)
-            used = _status("VmHWM") - before
+            used = resident("VmHWM") - before
         except OSError:
             return None
     return max(0.0, (used - sum(tensor.numel() * tensor.element_size() for tensor in results)) / 1e6)
 
 
-def _status(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of memory of this process: VmRSS now, VmHWM at most. Raises OSError elsewhere than on Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])

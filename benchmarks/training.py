@@ -20,7 +20,6 @@ import argparse
 import csv
 import importlib.util
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from operators import resident
 from star import LanguageModel, OptionPool
 from star.genome.variation import interleaved
 from star.liv import kernels
@@ -287,15 +287,16 @@ class Row:
 
 
 def peak_memory(comparison: str, name: str, shape: Shape) -> float:
-    """MB that two steps add to the highest resident memory; call it in a fresh process."""
+    """MB that two steps add to the resident memory at most (Linux); call it in a fresh process."""
     torch.set_num_threads(1)
     network = next(one for one in COMPARISONS[comparison] if one.name == name)
     Trainer(network, Shape(1, 64, shape.vocab, 1, 16)).step()  # loads code
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far may even be that of the process before this one
+    before = resident("VmRSS")
     trainer = Trainer(network, shape)
     for _ in range(2):
         trainer.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (resident("VmHWM") - before) / 1e6
 
 
 def compare(name: str, shape: Shape, rounds: int, skip: Sequence[str] = ()) -> list[Row]:

@@ -69,9 +69,13 @@ def uneven_score(trial: Trial, report: Report) -> Outcome:
 
 def first_is_last(trial: Trial, report: Report) -> Outcome:
     """Trial ``1`` ends when 13 others have begun: it never would if anything waited for it."""
+    begun = Path(f"{trial.corpus}.begun")  # not named in the environment, which workers have from an earlier moment
     if trial.name == "1":
-        while len(Path(os.environ["FAKE_LOG"]).read_text().split()) < 13:
+        while not begun.exists() or len(begun.read_text().split()) < 13:
             time.sleep(0.01)
+    else:
+        with begun.open("a") as log:
+            log.write(f"{trial.name}\n")
     return without_failures(trial, report)
 
 

@@ -41,10 +41,7 @@ def by_result(run: Run) -> list[Candidate]:
     return sorted(run.candidates, key=lambda candidate: candidate.ended or 0)
 
 
-def test_nobody_waits_for_the_slowest(steady: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    log.touch()
-    monkeypatch.setenv("FAKE_LOG", str(log))
+def test_nobody_waits_for_the_slowest(steady: Recipe, tmp_path: Path) -> None:
     events: list[Event] = []
     run = evolve(
         steady,

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from operators import Result, once, spread
+from operators import Result, once, results_of
 from peers import Operator, Variant, our_scan, ours, scan_inputs
 from star.liv import kernels
 from star.liv.kernels.convolution import gated_short_convolution
@@ -125,17 +125,7 @@ def measure(operator: Operator, size: tuple[int, int, int], rounds: int, device:
     turns = list(zip(variants, weighted, strict=True))
     extra = [extra_memory(variant, inputs, own) for variant, own in turns]
     times = [[timed(variant, inputs, own) for variant, own in turns] for _ in range(WARM_UP + rounds)][WARM_UP:]
-    return [
-        Result(
-            operator.name,
-            size,
-            variant.name,
-            spread([row[place] for row in times]),
-            spread([row[0] / row[place] for row in times]),
-            extra[place],
-        )
-        for place, variant in enumerate(variants)
-    ]
+    return results_of(operator, size, variants, times, extra)
 
 
 def ceilings() -> str:

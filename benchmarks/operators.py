@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peers import OPERATORS, Function, Operator
+from peers import OPERATORS, Function, Operator, Variant
 from star.liv import kernels
 
 SIZES = ((64, 256, 16), (256, 1024, 4), (768, 4096, 1))  # width, length, batch: 12,288 to 3,145,728 numbers a tensor
@@ -92,16 +92,14 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return median(values), min(values), max(values)
 
 
-def measure(operator: Operator, size: tuple[int, int, int], rounds: int) -> list[Result]:
-    torch.manual_seed(0)
-    variants = [variant for variant in operator.variants if variant.installed]
-    inputs, weights = operator.drawn(size)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
-        extra = [fresh.submit(extra_memory, operator.name, variant.name, size).result() for variant in variants]
-    for variant in variants:
-        once(variant.function, inputs, weights)
-    times = [[timed(variant.function, inputs, weights) for variant in variants] for _ in range(rounds)]
+def results_of(
+    operator: Operator,
+    size: tuple[int, int, int],
+    variants: Sequence[Variant],
+    times: Sequence[Sequence[float]],
+    extra: Sequence[float | None],
+) -> list[Result]:
+    """`times[round][variant]` in milliseconds, set against the first variant round by round."""
     return [
         Result(
             operator.name,
@@ -113,6 +111,19 @@ def measure(operator: Operator, size: tuple[int, int, int], rounds: int) -> list
         )
         for place, variant in enumerate(variants)
     ]
+
+
+def measure(operator: Operator, size: tuple[int, int, int], rounds: int) -> list[Result]:
+    torch.manual_seed(0)
+    variants = [variant for variant in operator.variants if variant.installed]
+    inputs, weights = operator.drawn(size)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
+        extra = [fresh.submit(extra_memory, operator.name, variant.name, size).result() for variant in variants]
+    for variant in variants:
+        once(variant.function, inputs, weights)
+    times = [[timed(variant.function, inputs, weights) for variant in variants] for _ in range(rounds)]
+    return results_of(operator, size, variants, times, extra)
 
 
 def ceilings() -> str:

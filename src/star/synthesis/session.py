@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
+from star.synthesis.agreement import CHECKPOINTS, agreed_recipe, require_run_or_empty
 from star.synthesis.calibration import TIMEOUT, Calibration, Calibrator, Setting, key_of, known, remember
 from star.synthesis.candidate import Candidate, Rung, Status
 from star.synthesis.events import (
@@ -43,11 +44,11 @@ from star.synthesis.inheritance import (
     weights_file,
 )
 from star.synthesis.local import LocalExecutor, require_limits, usable_cores
-from star.synthesis.lock import LOCK_FILE, exclusive
+from star.synthesis.lock import exclusive
 from star.synthesis.objectives import Architecture
 from star.synthesis.recipe import Recipe
 from star.synthesis.seeds import derived_seed
-from star.synthesis.store import CALIBRATION, DATABASE, Store
+from star.synthesis.store import CALIBRATION, Store
 from star.synthesis.trial import TRAIN_CANDIDATE, Outcome, Trial
 from star.synthesis.weights import forget_weights
 
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from star.data import TokenizedCorpus
 
 WORKER_LOG = "workers.log"
-CHECKPOINTS = "checkpoints"  # of a generation in progress
 MANY_TIMES = 100  # a budget of more than so many training texts deserves a warning
 
 #: What to train next, and the pool that gives its genome a meaning; None: nothing more.
@@ -419,13 +419,13 @@ def open_session(
     require_limits(workers, timeout)
     with ExitStack() as resources:
         try:
-            _require_run_or_empty(run)
+            require_run_or_empty(run)
             run.mkdir(parents=True, exist_ok=True)
             resources.enter_context(exclusive(run))
         except OSError as error:
             raise StarError(f"the run directory {str(run)!r} cannot be used: {error.strerror or error}") from None
         store = resources.enter_context(Store.create(run))
-        agreed = _agreed_recipe(store, recipe, run)
+        agreed = agreed_recipe(store, recipe, run)
         session = Session(
             run,
             store,
@@ -452,46 +452,3 @@ def default_workers(recipe: Recipe) -> int:
     """One for each CUDA device; without any, as many as the cores carry at the recipe's threads for each."""
     found = devices()
     return len(found) if found != ["cpu"] else max(1, usable_cores() // recipe.training.threads)
-
-
-def _require_run_or_empty(run: Path) -> None:
-    if run.is_dir() and any(run.iterdir()) and not any((run / name).exists() for name in (LOCK_FILE, DATABASE)):
-        raise StarError(f"{str(run)!r} holds other files and no run; name a new or empty directory")
-
-
-def _agreed_recipe(store: Store, recipe: Recipe | None, run: Path) -> Recipe:
-    """The recipe to go on with: the stored one, with the number of generations now asked for."""
-    text = store.fact("recipe")
-    if text is None:
-        if recipe is None:
-            raise StarError(f"{str(run)!r} is no run to continue; give a recipe to start one")
-        store.put_facts(recipe=recipe.model_dump_json())
-        return recipe
-    stored = Recipe.model_validate_json(text)
-    if recipe is not None and (calibration := store.fact(CALIBRATION)) is not None:
-        settled = Calibration.from_json(calibration).setting.applied(stored).training
-        if recipe.training == settled:  # the recipe that the run shows; the stored one is what was asked for
-            recipe = recipe.model_copy(update={"training": stored.training})
-    if recipe is None or recipe == stored:
-        return stored
-    if all(candidate.status is Status.PENDING and not candidate.rungs for candidate in store.candidates()):
-        # Nothing is lost by starting over, for instance where the first start named a text that does not exist.
-        store.forget()
-        for folder in (CHECKPOINTS, WEIGHTS):  # of a trial that was killed on the way to its first result
-            shutil.rmtree(run / folder, ignore_errors=True)
-        store.put_facts(recipe=recipe.model_dump_json())
-        return recipe
-    changed = [name for name in stored.differences(recipe) if name != "search.generations"]
-    if changed:
-        raise StarError(
-            f"the run {str(run)!r} began with another recipe; {', '.join(changed)} differ(s): only "
-            "search.generations may change. Restore the setting, or start a new run"
-        )
-    ended = store.generations()
-    if recipe.search.generations < ended:
-        raise StarError(
-            f"the run {str(run)!r} has {ended} generations already; ask for at least that many, "
-            f"not {recipe.search.generations}"
-        )
-    store.put_facts(recipe=recipe.model_dump_json())
-    return recipe

@@ -7,17 +7,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "vector.h"
+#include "tiles.h"
 
 namespace {
 
 constexpr int SIDE = 48;
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int ACCUMULATORS = 24, WIDEST = 4;  // of 32 registers
-#else
-constexpr int ACCUMULATORS = 12, WIDEST = 2;  // of 16
-#endif
-
 // [batch, head, time, element] with elements side by side; distances in floats.
 struct Heads {
     float *data;
@@ -33,30 +27,6 @@ struct Sizes {
     int rows(int64_t block) const { return int(std::min<int64_t>(SIDE, length - block * SIDE)); }
     int64_t padded() const { return blocks() * SIDE; }
 };
-
-// C [R, V registers] += (or, where `FRESH`, =) Σ_k A[·, k] B[k, ·]; A's rows are `down` apart, its columns `along`.
-template <int R, int V, bool FRESH>
-inline void tile(float *C, int64_t c, const float *A, int64_t down, int64_t along, const float *B, int64_t b,
-                 int64_t depth) {
-    Vector sums[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = FRESH ? Vector{} : load(C + r * c + v * LANES);
-    for (int64_t k = 0; k < depth; ++k) {
-        Vector row[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) row[v] = load(B + k * b + v * LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-            const float factor = A[r * down + k * along];
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(C + r * c + v * LANES, sums[r][v]);
-}
-
-constexpr int rows_for(int registers) { return registers == 1 ? 12 : ACCUMULATORS / registers; }
 
 // A block of scores: `rows` queries (fewer than SIDE in the last block), lower triangular on the diagonal.
 struct Part {

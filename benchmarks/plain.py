@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 import star.liv.featurizer
+import star.liv.operator
 from star.liv.kernels import Kernel
+from star.liv.kernels.attention import turned
 from star.lm import LanguageModel
 from star.synthesis.trial import Outcome, Report, Trial
 from star.synthesis.trial import train_candidate as train
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
     """PyTorch's own, keys and values repeated for their queries."""
+    q, k = turned(q, k, position)
     repeats = q.shape[1] // k.shape[1]
     k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -118,6 +121,7 @@ def plain() -> Iterator[None]:
         mock.patch.object(Kernel, "__call__", _call),
         mock.patch.object(LanguageModel, "loss", _loss),
         mock.patch.object(star.liv.featurizer, "joined", return_value=False),
+        mock.patch.object(star.liv.operator, "joined", return_value=False),
     ):
         yield
 

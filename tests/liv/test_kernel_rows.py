@@ -18,6 +18,7 @@ from star.liv.kernels import KERNELS, Implementation, Kernel, forced, native
 from star.liv.kernels.attention import ATTENTION, HEAD_SIZES
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
 from star.liv.kernels.decoding import DECODING
+from star.liv.kernels.gated_mlp import GATED_MLP
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
@@ -69,7 +70,8 @@ def tokens(draw: Draw, count: int) -> list[Tensor]:
 def attention(draw: Draw) -> Sequence[Any]:
     size, groups = HEAD_SIZES[draw.variant % 3], 1 + draw.variant % 2
     shapes = [(draw.batch, draw.length, heads, size) for heads in (2 * groups, 2, 2)]
-    return [(1 + n) * draw.normal(*shape).roll(n).transpose(1, 2) for n, shape in enumerate(shapes)]
+    q, k, v = ((1 + n) * draw.normal(*shape).roll(n).transpose(1, 2) for n, shape in enumerate(shapes))
+    return q, k, v, (None, 0, 1000)[draw.seed % 3]
 
 
 def linear_attention(draw: Draw) -> Sequence[Any]:
@@ -136,6 +138,14 @@ def product(draw: Draw) -> Sequence[Any]:
     return tokens(draw, 2)
 
 
+def maps(draw: Draw) -> Sequence[Any]:
+    """More tokens than a block has, and fewer."""
+    hidden, factor = 3 * draw.modes, draw.channels**-0.5
+    x = draw.normal(*draw.sequence).repeat(5 if draw.variant % 2 else 1, 1, 1)
+    gate, up = factor * draw.normal(2, hidden, draw.channels)
+    return x, gate, up, draw.normal(1 + draw.variant, hidden)
+
+
 def norm(draw: Draw) -> Sequence[Any]:
     x, update = tokens(draw, 2)
     return x, update if draw.variant % 2 else None, draw.normal(draw.channels), 1e-5
@@ -153,6 +163,7 @@ INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
     S4D_KERNEL.name: state_space,
     RESAMPLE.name: resampling,
     GATED_UNIT.name: product,
+    GATED_MLP.name: maps,
     RMS_NORM.name: norm,
 }
 #: Decoding is a whole backbone, and tested with backbones.

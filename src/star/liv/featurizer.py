@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from star.genome import ChannelMixing, FeatureGroup, LivClass, Parametrization, StateSpace, TokenMixing
+from star.genome import ChannelMixing, FeatureGroup, LivClass, Nonlinearity, Parametrization, StateSpace, TokenMixing
 from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels.convolution import short_convolution
 from star.liv.kernels.projections import joined, projections
@@ -57,6 +57,12 @@ class ProjectedGroup(nn.Module):
         if self.bias is not None and self.softplus_range is not None:
             with torch.no_grad():
                 self.bias.copy_(spread(self.bias, *self.softplus_range))
+
+    @property
+    def linear(self) -> bool:
+        """Whether the group is `project` and nothing else."""
+        others = (self.taps, self.shift, self.bias)
+        return all(one is None for one in others) and self.nonlinearity is Nonlinearity.NONE and self.repeat == 1
 
     def slots(self, max_length: int) -> list[Slot]:
         """The inputs that the convolution or the shifts may still read."""
@@ -160,6 +166,11 @@ class Featurizer(nn.Module):
                 elif isinstance(group, Constant):
                     features[name] = group(source)
         return features
+
+    def linear_map(self, name: str) -> nn.Module | None:
+        """The linear map of x that an own group is, None where it is more than that."""
+        group = self.groups[name]
+        return group.project if isinstance(group, ProjectedGroup) and group.linear else None
 
     def _projected(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The dense maps of x that several of these groups begin with, where computing them together pays."""

@@ -58,17 +58,25 @@ class LowRankMixer(nn.Module):
         ]
 
     def prepare(self, features: Features, call: Call, state: OperatorState | None) -> Features:
-        """Split into heads, rotate; with a state, k and v of all that is kept and of this chunk."""
+        """Split into heads; with a state also rotated, and k and v of all that is kept and of this chunk. Without a
+        state rotating is left to whoever uses q and k, because the attention kernel does it on the way."""
         sizes = {"q": self.size, "k": self.size, "v": self.value_size}
         prepared = {name: feature.unflatten(-1, (-1, sizes[name])) for name, feature in features.items()}
-        for name in ("q", "k"):
-            if name in prepared and self.size % 2 == 0:
-                prepared[name] = rotate(prepared[name], call.position)
         if state is not None:
+            prepared |= self._rotated(prepared, call)
             for name in ("k", "v"):
                 if name in prepared and name in state:
                     prepared[name] = self._remember(state, name, call.position, prepared[name])
         return prepared
+
+    @property
+    def rotary(self) -> bool:
+        return self.size % 2 == 0
+
+    def _rotated(self, features: Features, call: Call) -> Features:
+        """Those of q and k that are there, turned by their positions."""
+        names = features.keys() & {"q", "k"} if self.rotary else ()
+        return features | {name: rotate(features[name], call.position) for name in names}
 
     def _remember(self, state: OperatorState, name: str, position: int, chunk: Tensor) -> Tensor:
         if self.sparsity is Sparsity.NONE:
@@ -76,6 +84,7 @@ class LowRankMixer(nn.Module):
         return torch.cat([slide(state, name, position, chunk).to(chunk.dtype), chunk], dim=1)
 
     def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
+        features = self._rotated(features, call)  # as for every call without a state
         q, k = (features[name].transpose(1, 2) for name in ("q", "k"))
         k = k.to(q.dtype).repeat_interleave(self.heads // self.kv_heads, dim=1)
         scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) / sqrt(self.size)
@@ -96,6 +105,12 @@ class LowRankMixer(nn.Module):
     def forward(
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
+        position = None  # of the first token, where the attention kernel rotates
+        if state is None and self.rotary:
+            if self._softmax_of_all(call):
+                position = call.position
+            else:
+                features = self._rotated(features, call)
         q, k, v = (features[name].transpose(1, 2) for name in ("q", "k", "v"))  # B L H h -> B H L h
         k, v = k.to(q.dtype), v.to(q.dtype)
         if self.sparsity is not Sparsity.NONE:
@@ -103,7 +118,7 @@ class LowRankMixer(nn.Module):
         elif self.recurrent:
             y = self._linear(q, k, v, call, state)
         else:
-            y = self._whole(q, k, v, call)
+            y = self._whole(q, k, v, call, position)
         return y.transpose(1, 2).flatten(-2)
 
     def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
@@ -112,12 +127,16 @@ class LowRankMixer(nn.Module):
             k, v = (features[name].to(state["kv"].dtype).transpose(1, 2) for name in ("k", "v"))
             replace(state, "kv", state["kv"] + k.transpose(-1, -2) @ v)
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
-        """Every query sees all real tokens up to itself."""
+    def _softmax_of_all(self, call: Call) -> bool:
+        whole = self.nonlinearity is Nonlinearity.SOFTMAX and self.sparsity is Sparsity.NONE
+        return whole and call.valid is None
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, call: Call, position: int | None) -> Tensor:
+        """Every query sees all real tokens up to itself. `position` as for `causal_attention`."""
         length, keys = q.shape[2], k.shape[2]
-        if self.nonlinearity is Nonlinearity.SOFTMAX and call.valid is None and (length == keys or length == 1):
+        if self._softmax_of_all(call) and (length == keys or length == 1):
             if length == keys:
-                return causal_attention(q, k, v)
+                return causal_attention(q, k, v, position)
             return functional.scaled_dot_product_attention(q, k, v, enable_gqa=self.heads > self.kv_heads)
         j = torch.arange(keys, device=q.device)
         i = j[keys - length :, None]

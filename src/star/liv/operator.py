@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from star.errors import StarError
-from star.genome import ChannelMixing, LivClass, TokenMixing
+from star.genome import ChannelMixing, LivClass, Nonlinearity, TokenMixing
 from star.liv.featurizer import Featurizer
+from star.liv.kernels.gated_mlp import gated_mlp
+from star.liv.kernels.projections import joined
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
-from star.liv.maps import channel_map
+from star.liv.maps import Dense, channel_map
 from star.liv.mixer import DiagonalMixer, Mixer
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
@@ -110,6 +112,8 @@ class Operator(nn.Module):
     def forward(self, x: Tensor, call: Call, state: OperatorState | None, needed: Tensor | None = None) -> Tensor:
         """`needed` [B, ℓ] bool: the tokens whose output is read, all by default; 0 comes out for the others, and work
         for them is skipped as far as the state allows."""
+        if needed is None and joined(x) and (maps := self._gated_maps()):
+            return gated_mlp(x, *(one.weight for one in maps))
         if needed is None:
             return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
         output = torch.zeros_like(x)
@@ -123,6 +127,15 @@ class Operator(nn.Module):
             mixed = self._mixer(x, self.features(x, call, state), self.featurizer, call, state)
             output[needed] = self.output(mixed[needed])
         return output
+
+    def _gated_maps(self) -> list[Dense]:
+        """The maps to gate, up and output of a unit that is these and swish and shares no features; else none."""
+        if not isinstance(self.mixer, DiagonalMixer) or self.mixer.nonlinearity is not Nonlinearity.SWISH:
+            return []
+        if self.sharing.taken or self.sharing.given:
+            return []
+        maps = [*(self.featurizer.linear_map(name) for name in ("gate", "up")), self.output]
+        return [one for one in maps if isinstance(one, Dense)] if all(isinstance(one, Dense) for one in maps) else []
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
         """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""

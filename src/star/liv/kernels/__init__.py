@@ -13,6 +13,7 @@ from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
 from star.liv.kernels.decoding import DECODING
+from star.liv.kernels.gated_mlp import GATED_MLP
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
@@ -36,6 +37,7 @@ KERNELS: tuple[Kernel, ...] = (
     S4D_KERNEL,
     RESAMPLE,
     GATED_UNIT,
+    GATED_MLP,
     RMS_NORM,
     DECODING,
 )

@@ -1,4 +1,4 @@
-"""Causal softmax attention with grouped queries:
+"""Causal softmax attention with grouped queries, whose queries and keys may carry rotary positions:
 
     y_i = Σ_{j ≤ i} P_ij v_j,    P_ij = exp(q_i · k_j / √h) / Σ_{m ≤ i} exp(q_i · k_m / √h)
 
@@ -19,23 +19,37 @@ from torch.nn import functional
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rotary import phases, rotate
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q: [B, H, ℓ, h]; k, v: [B, kv heads, ℓ, h] for the same tokens, of q's dtype → [B, H, ℓ, h]. Linear memory."""
-    return ATTENTION(q, k, v)
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
+    """q: [B, H, ℓ, h]; k, v: [B, kv heads, ℓ, h] for the same tokens, of q's dtype → [B, H, ℓ, h]. Linear memory.
+
+    `position`: where the first token stands, if q and k are still to be turned by their rotary phases (see `rotate`).
+    """
+    return ATTENTION(q, k, v, position)
 
 
-def _reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def turned(q: Tensor, k: Tensor, position: int | None) -> tuple[Tensor, Tensor]:
+    """q and k [B, heads, ℓ, h] turned by their rotary phases; as they are where `position` is None."""
+    if position is None:
+        return q, k
+    return rotate(q.transpose(1, 2), position).transpose(1, 2), rotate(k.transpose(1, 2), position).transpose(1, 2)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
     """The equation with the whole matrix, in float64."""
+    given = v.dtype
+    q, k = turned(q.double(), k.double(), position)
     repeats = q.shape[1] // k.shape[1]
     k, v = (tensor.double().repeat_interleave(repeats, dim=1) for tensor in (k, v))
-    scores = q.double() @ k.transpose(-1, -2) / sqrt(q.shape[-1])
+    scores = q @ k.transpose(-1, -2) / sqrt(q.shape[-1])
     future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    return (scores.masked_fill(future, float("-inf")).softmax(-1) @ v).to(q.dtype)
+    return (scores.masked_fill(future, float("-inf")).softmax(-1) @ v).to(given)
 
 
-def _portable(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _portable(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
+    q, k = turned(q, k, position)
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
 
 
@@ -53,7 +67,7 @@ class _Forward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
         *((name, _Heads) for name in ("q", "k", "v", "y")),
-        ("rows", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("turns", "rows")),
     )
 
 
@@ -61,7 +75,7 @@ class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
         *((name, _Heads) for name in ("q", "k", "v", "y", "d_y", "d_q", "d_k", "d_v")),
-        ("rows", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("turns", "rows")),
     )
 
 
@@ -72,22 +86,30 @@ SHORTEST = 64  # tokens; below, PyTorch's own is as fast
 
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
         q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
-        y, rows = _time_before_heads(q), torch.empty(2, *q.shape[:3])
+        y, rows, turns = _time_before_heads(q), torch.empty(2, *q.shape[:3]), _turns(q, position)
         heads = [_heads(tensor) for tensor in (q, k, v, y)]
-        native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, rows.data_ptr()))
+        others = map(native.address, (turns, rows))
+        native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, *others))
         ctx.save_for_backward(q, k, v, y, rows)
+        ctx.position = position
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, rows = ctx.saved_tensors
-        gradients = [_time_before_heads(tensor) for tensor in (q, k, v)]
+        gradients, turns = [_time_before_heads(tensor) for tensor in (q, k, v)], _turns(q, ctx.position)
         heads = [_heads(tensor) for tensor in (q, k, v, y, native.side_by_side(d_y), *gradients)]
-        native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, rows.data_ptr()))
-        return gradients[0], gradients[1], gradients[2]
+        others = map(native.address, (turns, rows))
+        native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, *others))
+        return *gradients, None
+
+
+def _turns(q: Tensor, position: int | None) -> Tensor | None:
+    """The rotary phases of the tokens: [ℓ, h / 2], complex."""
+    return None if position is None else phases(position, q.shape[2], q.shape[3], q.device, q.dtype)
 
 
 def _sizes(q: Tensor, k: Tensor) -> _Sizes:
@@ -104,7 +126,7 @@ def _time_before_heads(like: Tensor) -> Tensor:
     return torch.empty(batch, length, heads, size).transpose(1, 2)
 
 
-def _serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _serves(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> bool:
     fits = q.shape[-1] == v.shape[-1] and q.shape[-1] in HEAD_SIZES and q.shape[-2] >= SHORTEST
     return fits and all(map(native.readable, (q, k, v)))
 

@@ -6,42 +6,61 @@
 
 namespace {
 
-constexpr int64_t TASK = 1 << 14;  // numbers
+constexpr int64_t TASK = 1 << 14;  // numbers, about
 
 inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + power_of_two(x * -LOG2_E)); }
 
-struct Sizes {
-    int64_t count, threads;
+// [rows, width], rows `stride` floats apart.
+struct Matrix {
+    float *data;
+    int64_t stride;
 
-    int64_t tasks() const { return (count + TASK - 1) / TASK; }
+    float *at(int64_t row) const { return data + row * stride; }
+};
+
+struct Sizes {
+    int64_t rows, width, threads;
+
+    int64_t step() const { return std::max<int64_t>(1, TASK / width); }
+    int64_t tasks() const { return (rows + step() - 1) / step(); }
     template <class Work> void each(int64_t task, Work work) const {
-        each_register(task * TASK, std::min(TASK, count - task * TASK), work);
+        const int64_t end = std::min(rows, (task + 1) * step());
+        for (int64_t row = task * step(); row < end; ++row) work(row);
     }
 };
 
 struct Forward {
     Sizes size;
-    const float *gate, *up;
-    float *y;
+    Matrix gate, up, y;
 
     void run(int64_t task) const {
-        size.each(task, [&](int64_t i, int count) {
-            const Vector g = load(gate + i, count);
-            store(y + i, g * sigmoid(g) * load(up + i, count), count);
+        size.each(task, [&](int64_t row) {
+            const float *gs = gate.at(row), *us = up.at(row);
+            float *ys = y.at(row);
+            each_register(0, size.width, [&](int64_t i, int count) {
+                const Vector g = load(gs + i, count);
+                store(ys + i, g * sigmoid(g) * load(us + i, count), count);
+            });
         });
     }
 };
 
+// Also gives y again, where there is room for it.
 struct Backward {
     Sizes size;
-    const float *gate, *up, *d_y;
-    float *d_gate, *d_up;
+    Matrix gate, up, d_y, y, d_gate, d_up;
 
     void run(int64_t task) const {
-        size.each(task, [&](int64_t i, int count) {
-            const Vector g = load(gate + i, count), d = load(d_y + i, count), s = sigmoid(g);
-            store(d_up + i, d * (g * s), count);
-            store(d_gate + i, d * load(up + i, count) * (s * (1.0f + g * (1.0f - s))), count);
+        size.each(task, [&](int64_t row) {
+            const float *gs = gate.at(row), *us = up.at(row), *ds = d_y.at(row);
+            float *ys = y.data ? y.at(row) : nullptr, *d_gs = d_gate.at(row), *d_us = d_up.at(row);
+            each_register(0, size.width, [&](int64_t i, int count) {
+                const Vector g = load(gs + i, count), u = load(us + i, count), d = load(ds + i, count);
+                const Vector s = sigmoid(g), swish = g * s;
+                if (ys) store(ys + i, swish * u, count);
+                store(d_us + i, d * swish, count);
+                store(d_gs + i, d * u * (s * (1.0f + g * (1.0f - s))), count);
+            });
         });
     }
 };

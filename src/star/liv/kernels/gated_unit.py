@@ -34,20 +34,47 @@ def _portable(gate: Tensor, up: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+class _Matrix(ctypes.Structure):
+    """[rows, width] with numbers of a row side by side."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64))
+
+
 class _Sizes(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("count", "threads"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("rows", "width", "threads"))
 
 
 class _Forward(ctypes.Structure):
-    _fields_ = (("size", _Sizes), *((name, ctypes.c_void_p) for name in ("gate", "up", "y")))
+    _fields_ = (("size", _Sizes), *((name, _Matrix) for name in ("gate", "up", "y")))
 
 
 class _Backward(ctypes.Structure):
-    _fields_ = (("size", _Sizes), *((name, ctypes.c_void_p) for name in ("gate", "up", "d_y", "d_gate", "d_up")))
+    _fields_ = (("size", _Sizes), *((name, _Matrix) for name in ("gate", "up", "d_y", "y", "d_gate", "d_up")))
 
 
 FEWEST = 1 << 12  # elements; below, calls cost more than memory
 SOURCE = "gated_unit.cpp"
+
+
+def native_product(gate: Tensor, up: Tensor, y: Tensor) -> None:
+    """Writes swish(gate) ⊙ up to y; all [n, width], rows anywhere."""
+    record = _Forward(_sizes(gate), *map(_matrix, (gate, up, y)))
+    native.library(SOURCE).call("gated_unit_forward", record)
+
+
+def native_gradients(gate: Tensor, up: Tensor, d_y: Tensor, y: Tensor | None, d_gate: Tensor, d_up: Tensor) -> None:
+    """Writes the gradients of gate and up, and the product again where y has room for it; all [n, width]. `d_gate` or
+    `d_up` may be `d_y` itself."""
+    record = _Backward(_sizes(gate), *map(_matrix, (gate, up, d_y, y, d_gate, d_up)))
+    native.library(SOURCE).call("gated_unit_backward", record)
+
+
+def _sizes(gate: Tensor) -> _Sizes:
+    return _Sizes(*gate.shape, torch.get_num_threads())
+
+
+def _matrix(tensor: Tensor | None) -> _Matrix:
+    return _Matrix() if tensor is None else _Matrix(tensor.data_ptr(), tensor.stride(0))
 
 
 class _Native(torch.autograd.Function):
@@ -55,7 +82,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         y = torch.empty_like(gate)
-        native.library(SOURCE).call("gated_unit_forward", _Forward(_sizes(gate), *map(native.address, (gate, up, y))))
+        native_product(*map(_flat, (gate, up, y)))
         ctx.save_for_backward(gate, up)
         return y
 
@@ -64,13 +91,12 @@ class _Native(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
-        tensors = (gate, up, d_y.contiguous(), d_gate, d_up)
-        native.library(SOURCE).call("gated_unit_backward", _Backward(_sizes(gate), *map(native.address, tensors)))
+        native_gradients(_flat(gate), _flat(up), _flat(d_y.contiguous()), None, _flat(d_gate), _flat(d_up))
         return d_gate, d_up
 
 
-def _sizes(gate: Tensor) -> _Sizes:
-    return _Sizes(gate.numel(), torch.get_num_threads())
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.view(-1, tensor.shape[-1] if tensor.dim() else 1)
 
 
 def _serves(gate: Tensor, up: Tensor) -> bool:

@@ -10,10 +10,13 @@ constexpr int ACCUMULATORS = 24, WIDEST = 4;  // of 32 registers
 constexpr int ACCUMULATORS = 12, WIDEST = 2;  // of 16
 #endif
 
-// C [R, V registers] += (or, where `FRESH`, =) Σ_k A[·, k] B[k, ·]; A's rows are `down` apart, its columns `along`.
-template <int R, int V, bool FRESH>
-inline void tile(float *C, int64_t c, const float *A, int64_t down, int64_t along, const float *B, int64_t b,
-                 int64_t depth) {
+constexpr int rows_for(int registers) { return registers == 1 ? 12 : ACCUMULATORS / registers; }
+
+// C [R, V registers] + (or, where `FRESH`, only) Σ_k A[·, k] B[k, ·] is handed on as done(row, register, sum); A's rows
+// are `down` apart, its columns `along`. Always inlined, so that a known depth unrolls.
+template <int R, int V, bool FRESH, class Done>
+__attribute__((always_inline)) inline void tile_of(const float *C, int64_t c, const float *A, int64_t down,
+                                                   int64_t along, const float *B, int64_t b, int64_t depth, Done done) {
     Vector sums[R][V];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sums[r][v] = FRESH ? Vector{} : load(C + r * c + v * LANES);
@@ -28,8 +31,16 @@ inline void tile(float *C, int64_t c, const float *A, int64_t down, int64_t alon
             for (int v = 0; v < V; ++v) sums[r][v] += factor * row[v];
         }
     }
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(C + r * c + v * LANES, sums[r][v]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) done(r, v, sums[r][v]);
 }
 
-constexpr int rows_for(int registers) { return registers == 1 ? 12 : ACCUMULATORS / registers; }
+// The same, with the sums kept in C.
+template <int R, int V, bool FRESH>
+__attribute__((always_inline)) inline void tile(float *C, int64_t c, const float *A, int64_t down, int64_t along,
+                                                const float *B, int64_t b, int64_t depth) {
+    tile_of<R, V, FRESH>(C, c, A, down, along, B, b, depth,
+                         [=](int r, int v, Vector sum) { store(C + r * c + v * LANES, sum); });
+}

@@ -143,12 +143,14 @@ struct Rows {
     float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
 };
 
-// Memory of one call, aligned to a register.
+// Memory of one call, aligned to a register, filled with zeros or left as it is.
 class Scratch {
     Vector *data;
 
   public:
-    explicit Scratch(int64_t floats) : data(new Vector[(floats + LANES - 1) / LANES]()) {}
+    explicit Scratch(int64_t floats, bool zeros = true) : data(new Vector[(floats + LANES - 1) / LANES]) {
+        if (zeros) std::memset(data, 0, (floats + LANES - 1) / LANES * sizeof(Vector));
+    }
     ~Scratch() { delete[] data; }
     Scratch(const Scratch &) = delete;
     operator float *() { return reinterpret_cast<float *>(data); }

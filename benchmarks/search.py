@@ -147,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compared(base: Recipe, seed: int, options: argparse.Namespace) -> list[Row]:
     """The searches of one seed under all conditions of a question."""
     paths = {}
-    for condition, settings in CONDITIONS[options.question].items():
+    for condition in options.only or CONDITIONS[options.question]:
+        settings = CONDITIONS[options.question][condition]
         changes = settings(base) if callable(settings) else settings
         recipe = base.override({**changes, "search.seed": seed})
         if recipe.halving is not None:
@@ -282,12 +283,17 @@ def write(path: Path, rows: Sequence[Any], arguments: Sequence[str]) -> None:
         writer.writerows(astuple(row) for row in rows)
 
 
+def _conditions(text: str) -> list[str]:
+    return [part.strip() for part in text.split(";")]
+
+
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("question", choices=[*CONDITIONS, *APART])
     parser.add_argument("--recipe", default="demo", help="a recipe's name or TOML file (default: demo)")
     parser.add_argument("--data", help="text to train on; default: the recipe's")
     parser.add_argument("--seeds", default="0,1,2", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--only", type=_conditions, help="conditions, separated by semicolons; default: all")
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--halving-generations", type=int, help="of searches with halving; default: --generations")
     parser.add_argument("--population", type=int)
@@ -296,6 +302,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark-search"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
+    known = CONDITIONS.get(options.question, {})
+    if unknown := [condition for condition in options.only or [] if condition not in known]:
+        parser.error(f"{options.question} has no condition {unknown[0]!r}; choose from {'; '.join(known)}")
     options.halving_generations = options.halving_generations or options.generations
     return options
 

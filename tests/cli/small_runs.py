@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,3 +39,25 @@ def evolve_small(path: Path, text: Path, *more: str) -> None:
         main()
     patch.undo()
     assert end.value.code in (0, None)
+
+
+def interrupted(*arguments: str) -> tuple[int, str]:
+    """The status and stderr of `star ARGUMENTS` as a process of its own that gets Ctrl-C while it trains."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from star.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:  # until training begins
+            if line.startswith("text: "):
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, err

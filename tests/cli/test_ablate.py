@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, Star
+from small_runs import SMALL, Star, interrupted
 
 from star.synthesis import Ablation, Recipe, Run
 
@@ -118,25 +114,8 @@ def test_a_condition_in_which_nothing_is_feasible_has_a_row(star: Star, text: Pa
 
 
 def test_an_interruption_names_the_command_that_continues(tmp_path: Path, text: Path) -> None:
-    arguments = command(tmp_path / "all", text, "--tokens", "4000000")
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from star.cli import main; main()", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:  # until training begins
-            if line.startswith("text: "):
-                break
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    status, err = interrupted(*command(tmp_path / "all", text, "--tokens", "4000000"))
+    assert status == 130
     assert err.splitlines()[-1].startswith("Interrupted; no result is lost: `star ablate residual-ablation --run ")
     assert "Traceback" not in err
     with Run.open(tmp_path / "all" / "standard") as run:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, evolve_small
+from small_runs import SMALL, evolve_small, interrupted
 
 from star.cli import options
 from star.synthesis import Recipe, Run
@@ -138,26 +133,9 @@ def test_progress_goes_to_stderr_one_line_for_each_candidate(star, tmp_path: Pat
 
 def test_interrupting_names_the_command_that_continues(tmp_path: Path, text: Path) -> None:
     path = tmp_path / "a run"
-    command = [sys.executable, "-c", "from star.cli import main; main()", "evolve", "demo", "--run", str(path)]
     more = ["--data", str(text), *SMALL, "--tokens", "4000000", "--workers", "1"]
-    process = subprocess.Popen(
-        [*command, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:  # until training begins
-            if line.startswith("text: "):
-                break
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    status, err = interrupted("evolve", "demo", "--run", str(path), *more)
+    assert status == 130
     assert err.splitlines()[-1] == f"Interrupted; no result is lost: `star evolve --run '{path}'` continues the run."
     assert "Traceback" not in err
     with Run.open(path) as run:

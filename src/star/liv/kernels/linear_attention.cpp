@@ -4,6 +4,7 @@
 // side by side here lies side by side in memory, so that both parts of Y are one product. Scores and S stay in the cache.
 
 #include <algorithm>
+#include <utility>
 
 #include "tiles.h"
 
@@ -12,6 +13,10 @@ namespace {
 // Tokens. The work is CHUNK · (h + m) / 2 within chunks and 2 h m between them, for each token: short chunks are cheap,
 // as long as the sums of a tile of S are not loaded and stored more often than they are worth.
 constexpr int CHUNK = 32;
+constexpr int64_t LINE = 16;        // floats of a line of the cache
+constexpr int64_t NEAR = 1 << 17;   // floats of the sums S that are worked on in turns: they stay in the second cache
+constexpr int64_t TASKS = 4;        // for each thread at least, so that none waits long for the last
+constexpr int64_t ASKED = 384;      // floats of a tensor that are asked for during a tile of a product
 
 // [batch, head, time, element] with elements side by side; distances in floats.
 struct Heads {
@@ -21,31 +26,63 @@ struct Heads {
     float *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
 };
 
+// What comes next, asked for while this is computed: rows lie so far apart in memory that the machine foresees none.
+class Ahead {
+    struct {
+        const float *row;
+        int64_t time, size;
+    } of[4];
+    int64_t count, tensors = 0, tensor = 0, asked = 0;
+
+  public:
+    explicit Ahead(int64_t count) : count(count) {}
+
+    void add(const Heads &heads, int64_t b, int64_t h, int64_t t, int64_t size) {
+        of[tensors++] = {heads.at(b, h, t), heads.time, size};
+    }
+
+    void ask() {
+        for (int64_t floats = 0; floats < ASKED && tensor < tensors;) {
+            auto &now = of[tensor];
+            for (int64_t i = 0; i < now.size; i += LINE) __builtin_prefetch(now.row + i);
+            now.row += now.time;
+            floats += now.size;
+            if (++asked == count) asked = 0, ++tensor;
+        }
+    }
+};
+
 constexpr int rows_of_tile(int registers) { return (ACCUMULATORS == 24 ? 16 : 8) / registers; }
 
 // Whole strips of V registers: C [rows, columns] += (or, where `FRESH`, =) A [rows, depth(row)] B [depth(row), columns],
-// where A's columns are side by side.
+// where A's rows are `a` apart.
 template <int V, bool FRESH, class Depth>
-inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Depth depth) {
+inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Ahead &ahead,
+                    Depth depth) {
     constexpr int R = rows_of_tile(V);
     for (int64_t column = 0; column < columns; column += V * LANES)
-        for (int64_t r = 0; r < rows; r += R)
+        for (int64_t r = 0; r < rows; r += R) {
+            ahead.ask();
             tile<R, V, FRESH>(C + r * columns + column, columns, A + r * a, a, 1, B + column, columns, depth(r + R));
+        }
 }
 
 template <bool FRESH, class Depth>
-inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Depth depth) {
-    if (WIDEST == 4 && columns % (4 * LANES) == 0) return product<WIDEST, FRESH>(C, A, a, B, rows, columns, depth);
-    if (columns % (2 * LANES) == 0) return product<2, FRESH>(C, A, a, B, rows, columns, depth);
-    product<1, FRESH>(C, A, a, B, rows, columns, depth);
+inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Ahead &ahead,
+                    Depth depth) {
+    if (WIDEST == 4 && columns % (4 * LANES) == 0)
+        return product<WIDEST, FRESH>(C, A, a, B, rows, columns, ahead, depth);
+    if (columns % (2 * LANES) == 0) return product<2, FRESH>(C, A, a, B, rows, columns, ahead, depth);
+    product<1, FRESH>(C, A, a, B, rows, columns, ahead, depth);
 }
 
 // The lower triangle of A [CHUNK, depth] B [depth, CHUNK], zeros above it. C and A have rows `a` apart.
-inline void scores(float *C, const float *A, int64_t a, const float *B, int64_t depth) {
+inline void scores(float *C, const float *A, int64_t a, const float *B, int64_t depth, Ahead &ahead) {
     constexpr int R = rows_of_tile(2);
     for (int r = 0; r < CHUNK; r += R) {
         const int wanted = (r + R - 1) / LANES + 1;
         int v = 0;
+        ahead.ask();
         for (; v + 2 <= wanted; v += 2)
             tile<R, 2, true>(C + r * a + v * LANES, a, A + r * a, a, 1, B + v * LANES, CHUNK, depth);
         if (v < wanted) tile<R, 1, true>(C + r * a + v * LANES, a, A + r * a, a, 1, B + v * LANES, CHUNK, depth);
@@ -109,29 +146,55 @@ struct Pass {
     int64_t batch, heads, length, keys, values, threads;  // keys, values: elements of a head of q and k, of v and y
     Heads q, k, v, y;
 
-    void run(int64_t task) const {
-        const int64_t b = task / heads, h = task % heads, width = keys + CHUNK;
-        Scratch scratch(CHUNK * width + width * values + keys * CHUNK + CHUNK * values);
-        float *Q = scratch, *P = Q + keys, *S = Q + CHUNK * width, *V = S + keys * values;
-        float *K = V + CHUNK * values, *Y = K + keys * CHUNK;
-        for (int64_t t = 0; t < length; t += CHUNK) {
-            const int64_t count = std::min<int64_t>(CHUNK, length - t), seen = t == 0 ? keys : 0;
-            read(Q, width, q.at(b, h, t), q.time, count, keys);
-            read(V, values, v.at(b, h, t), v.time, count, values);
-            read_transposed(K, k.at(b, h, t), k.time, count, keys);
-            scores(P, Q, width, K, keys);
-            product<true>(Y, Q + seen, width, S + seen * values, CHUNK, values,
-                          [=](int64_t end) { return keys - seen + end; });
-            for (int64_t i = 0; i < count; ++i)
-                for (int64_t j = 0; j < values; j += LANES) store(y.at(b, h, t + i) + j, load(Y + i * values + j));
-            if (t + CHUNK < length)
-                product<false>(S, K, CHUNK, V, keys, values, [](int64_t) { return CHUNK; });
+    // S [keys, values] with room for V [CHUNK, values] below it.
+    int64_t state() const { return (keys + CHUNK) * values; }
+
+    // Heads that are worked on in turns, because their rows lie next to each other.
+    int64_t group() const {
+        const int64_t near = std::max<int64_t>(1, NEAR / state());
+        const int64_t fair = threads == 1 ? heads : std::max<int64_t>(1, batch * heads / (TASKS * threads));
+        return std::min({near, fair, heads});
+    }
+
+    Ahead ahead_of(int64_t b, int64_t h, int64_t t) const {
+        Ahead ahead(std::min<int64_t>(CHUNK, length - t));
+        if (t < length) {
+            ahead.add(q, b, h, t, keys);
+            ahead.add(v, b, h, t, values);
+            ahead.add(k, b, h, t, keys);
+            ahead.add(y, b, h, t, values);
         }
+        return ahead;
+    }
+
+    // One chunk of one head; scratch: [Q | P] [CHUNK, keys + CHUNK], Kᵀ [keys, CHUNK] and Y [CHUNK, values].
+    void chunk(float *scratch, float *S, int64_t b, int64_t h, int64_t t, Ahead ahead) const {
+        const int64_t width = keys + CHUNK, count = std::min<int64_t>(CHUNK, length - t), seen = t == 0 ? keys : 0;
+        float *Q = scratch, *K = Q + CHUNK * width, *Y = K + keys * CHUNK, *V = S + keys * values;
+        read(Q, width, q.at(b, h, t), q.time, count, keys);
+        read(V, values, v.at(b, h, t), v.time, count, values);
+        read_transposed(K, k.at(b, h, t), k.time, count, keys);
+        scores(Q + keys, Q, width, K, keys, ahead);
+        product<true>(Y, Q + seen, width, S + seen * values, CHUNK, values, ahead,
+                      [=](int64_t row) { return keys - seen + row; });
+        for (int64_t i = 0; i < count; ++i) std::copy_n(Y + i * values, values, y.at(b, h, t + i));
+        if (t + CHUNK < length) product<false>(S, K, CHUNK, V, keys, values, ahead, [](int64_t) { return CHUNK; });
+    }
+
+    void run(int64_t task) const {
+        const int64_t groups = (heads + group() - 1) / group(), b = task / groups;
+        const int64_t first = task % groups * group(), last = std::min(heads, first + group());
+        Scratch states((last - first) * state()), scratch(CHUNK * (keys + CHUNK) + CHUNK * (keys + values));
+        for (int64_t t = 0; t < length; t += CHUNK)
+            for (int64_t h = first; h < last; ++h)
+                chunk(scratch, states + (h - first) * state(), b, h, t,
+                      h + 1 < last ? ahead_of(b, h + 1, t) : ahead_of(b, first, t + CHUNK));
     }
 };
 
 }  // namespace
 
 extern "C" void linear_attention(const Pass *pass) {
-    parallel(pass->batch * pass->heads, pass->threads, [=](int64_t task) { pass->run(task); });
+    const int64_t groups = (pass->heads + pass->group() - 1) / pass->group();
+    parallel(pass->batch * groups, pass->threads, [=](int64_t task) { pass->run(task); });
 }

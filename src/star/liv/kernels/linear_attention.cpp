@@ -52,7 +52,9 @@ class Ahead {
     }
 };
 
-constexpr int rows_of_tile(int registers) { return (ACCUMULATORS == 24 ? 16 : 8) / registers; }
+// Rows of a tile, which divide BLOCK. With V registers they are 16 or 8 sums, enough that none waits for the one before.
+constexpr int BLOCK = 8;
+constexpr int rows_of_tile(int V) { return std::min(BLOCK, (ACCUMULATORS == 24 ? 16 : 8) / V); }
 
 // Whole strips of V registers: C [rows, columns] += (or, where `FRESH`, =) A [rows, depth(row)] B [depth(row), columns],
 // where A's rows are `a` apart.
@@ -76,18 +78,18 @@ inline void product(float *C, const float *A, int64_t a, const float *B, int64_t
     product<1, FRESH>(C, A, a, B, rows, columns, ahead, depth);
 }
 
-// The lower triangle of A [CHUNK, depth] B [depth, CHUNK], zeros above it. C and A have rows `a` apart.
-inline void scores(float *C, const float *A, int64_t a, const float *B, int64_t depth, Ahead &ahead) {
+// The lower triangle of A [rows, depth] B [depth, CHUNK], zeros above it. C and A have rows `a` apart.
+inline void scores(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t depth, Ahead &ahead) {
     constexpr int R = rows_of_tile(2);
-    for (int r = 0; r < CHUNK; r += R) {
-        const int wanted = (r + R - 1) / LANES + 1;
-        int v = 0;
+    for (int64_t r = 0; r < rows; r += R) {
+        const int64_t wanted = (r + R - 1) / LANES + 1;
+        int64_t v = 0;
         ahead.ask();
         for (; v + 2 <= wanted; v += 2)
             tile<R, 2, true>(C + r * a + v * LANES, a, A + r * a, a, 1, B + v * LANES, CHUNK, depth);
         if (v < wanted) tile<R, 1, true>(C + r * a + v * LANES, a, A + r * a, a, 1, B + v * LANES, CHUNK, depth);
     }
-    for (int i = 0; i < CHUNK; ++i) std::fill(C + i * a + i + 1, C + i * a + CHUNK, 0.0f);
+    for (int64_t i = 0; i < rows; ++i) std::fill(C + i * a + i + 1, C + i * a + CHUNK, 0.0f);
 }
 
 // Of the lanes of two registers taken in turns, one register: from lane FIRST of both on.
@@ -169,13 +171,14 @@ struct Pass {
 
     // One chunk of one head; scratch: [Q | P] [CHUNK, keys + CHUNK], Kᵀ [keys, CHUNK] and Y [CHUNK, values].
     void chunk(float *scratch, float *S, int64_t b, int64_t h, int64_t t, Ahead ahead) const {
-        const int64_t width = keys + CHUNK, count = std::min<int64_t>(CHUNK, length - t), seen = t == 0 ? keys : 0;
+        const int64_t width = keys + CHUNK, seen = t == 0 ? keys : 0;  // seen: before the first chunk, S is not read
+        const int64_t count = std::min<int64_t>(CHUNK, length - t), rows = (count + BLOCK - 1) / BLOCK * BLOCK;
         float *Q = scratch, *K = Q + CHUNK * width, *Y = K + keys * CHUNK, *V = S + keys * values;
         read(Q, width, q.at(b, h, t), q.time, count, keys);
         read(V, values, v.at(b, h, t), v.time, count, values);
         read_transposed(K, k.at(b, h, t), k.time, count, keys);
-        scores(Q + keys, Q, width, K, keys, ahead);
-        product<true>(Y, Q + seen, width, S + seen * values, CHUNK, values, ahead,
+        scores(Q + keys, Q, width, K, rows, keys, ahead);
+        product<true>(Y, Q + seen, width, S + seen * values, rows, values, ahead,
                       [=](int64_t row) { return keys - seen + row; });
         for (int64_t i = 0; i < count; ++i) std::copy_n(Y + i * values, values, y.at(b, h, t + i));
         if (t + CHUNK < length) product<false>(S, K, CHUNK, V, keys, values, ahead, [](int64_t) { return CHUNK; });

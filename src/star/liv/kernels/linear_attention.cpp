@@ -1,9 +1,11 @@
 // Causal linear attention y_i = Σ_{j ≤ i} (q_i · k_j) v_j in float32, for head sizes that are whole registers.
 //
-// Chunk by chunk, with S = Σ k ⊗ v over the chunks before, Y = [Q | tril(Q Kᵀ)] [S ; V], then S += Kᵀ V. What is written
-// side by side here lies side by side in memory, so that both parts of Y are one product. Scores and S stay in the cache.
+// Chunk by chunk, with S = Σ k ⊗ v over the chunks before, Y = [Q | tril(Q Kᵀ)] [S ; V], then S += Kᵀ V. What is
+// side by side here is so in memory, too: both parts of Y are one product. Scores and S stay in the cache. The rounding
+// of each sum is taken back in the next (Kahan), so that errors of S do not grow with the length.
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "tiles.h"
@@ -12,11 +14,13 @@ namespace {
 
 // Tokens. The work is CHUNK · (h + m) / 2 within chunks and 2 h m between them, for each token: short chunks are cheap,
 // as long as the sums of a tile of S are not loaded and stored more often than they are worth.
-constexpr int CHUNK = 32;
-constexpr int64_t LINE = 16;        // floats of a line of the cache
-constexpr int64_t NEAR = 1 << 17;   // floats of the sums S that are worked on in turns: they stay in the second cache
-constexpr int64_t TASKS = 4;        // for each thread at least, so that none waits long for the last
-constexpr int64_t ASKED = 384;      // floats of a tensor that are asked for during a tile of a product
+constexpr int CHUNK = 16;
+constexpr int BLOCK = 8;           // rows that those of every tile divide
+constexpr int64_t LINE = 16;       // floats of a line of the cache
+constexpr int64_t NEAR = 1 << 17;  // floats of the sums that are worked on in turns: they stay in the second-level cache
+constexpr int64_t TASKS = 4;       // for each thread at least, so that none waits long for the last
+constexpr int64_t ASKED = 384;     // floats of a tensor that are asked for during a tile of a product
+static_assert(CHUNK % LANES == 0 && CHUNK % BLOCK == 0);
 
 // [batch, head, time, element] with elements side by side; distances in floats.
 struct Heads {
@@ -52,30 +56,50 @@ class Ahead {
     }
 };
 
-// Rows of a tile, which divide BLOCK. With V registers they are 16 or 8 sums, enough that none waits for the one before.
-constexpr int BLOCK = 8;
+// Of V registers: 16 or 8 sums, enough that none waits for the one before.
 constexpr int rows_of_tile(int V) { return std::min(BLOCK, (ACCUMULATORS == 24 ? 16 : 8) / V); }
 
-// Whole strips of V registers: C [rows, columns] += (or, where `FRESH`, =) A [rows, depth(row)] B [depth(row), columns],
-// where A's rows are `a` apart.
-template <int V, bool FRESH, class Depth>
-inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Ahead &ahead,
-                    Depth depth) {
-    constexpr int R = rows_of_tile(V);
-    for (int64_t column = 0; column < columns; column += V * LANES)
-        for (int64_t r = 0; r < rows; r += R) {
-            ahead.ask();
-            tile<R, V, FRESH>(C + r * columns + column, columns, A + r * a, a, 1, B + column, columns, depth(r + R));
-        }
+// work(V) with V the widest tile, in registers, that divides the columns.
+template <class Work> inline void by_width(int64_t columns, Work work) {
+    if (WIDEST == 4 && columns % (4 * LANES) == 0) return work(std::integral_constant<int, WIDEST>{});
+    if (columns % (2 * LANES) == 0) return work(std::integral_constant<int, 2>{});
+    work(std::integral_constant<int, 1>{});
 }
 
-template <bool FRESH, class Depth>
-inline void product(float *C, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, Ahead &ahead,
-                    Depth depth) {
-    if (WIDEST == 4 && columns % (4 * LANES) == 0)
-        return product<WIDEST, FRESH>(C, A, a, B, rows, columns, ahead, depth);
-    if (columns % (2 * LANES) == 0) return product<2, FRESH>(C, A, a, B, rows, columns, ahead, depth);
-    product<1, FRESH>(C, A, a, B, rows, columns, ahead, depth);
+// Y [rows, columns] = A B for A [rows, depth + rows], lower triangular from column `depth` on, its rows `a` apart.
+inline void product(float *Y, const float *A, int64_t a, const float *B, int64_t rows, int64_t columns, int64_t depth,
+                    Ahead &ahead) {
+    by_width(columns, [&](auto registers) {
+        constexpr int V = decltype(registers)::value, R = rows_of_tile(V);
+        for (int64_t column = 0; column < columns; column += V * LANES)
+            for (int64_t r = 0; r < rows; r += R) {
+                ahead.ask();
+                float *first = Y + r * columns + column;
+                tile<R, V, true>(first, columns, A + r * a, a, 1, B + column, columns, depth + r + R);
+            }
+    });
+}
+
+// S [rows, columns] += A [rows, CHUNK] B [CHUNK, columns]; excess [rows, columns]: what earlier sums were too large by.
+inline void accumulate(float *S, float *excess, const float *A, const float *B, int64_t rows, int64_t columns,
+                       Ahead &ahead) {
+    by_width(columns, [&](auto registers) {
+        constexpr int V = decltype(registers)::value, R = rows_of_tile(V), wide = V * LANES;
+        alignas(Vector) float part[R * wide];
+        for (int64_t column = 0; column < columns; column += wide)
+            for (int64_t r = 0; r < rows; r += R) {
+                ahead.ask();
+                tile<R, V, true>(part, wide, A + r * CHUNK, CHUNK, 1, B + column, columns, CHUNK);
+                for (int row = 0; row < R; ++row)
+                    for (int i = 0; i < wide; i += LANES) {
+                        const int64_t at = (r + row) * columns + column + i;
+                        const Vector before = load(S + at), more = load(part + row * wide + i) - load(excess + at);
+                        const Vector after = before + more;
+                        store(excess + at, (after - before) - more);
+                        store(S + at, after);
+                    }
+            }
+    });
 }
 
 // The lower triangle of A [rows, depth] B [depth, CHUNK], zeros above it. C and A have rows `a` apart.
@@ -101,7 +125,7 @@ template <int FIRST, int... LANE> inline Vector in_turns(Vector x, Vector y, std
 #endif
 }
 
-// to [j, i] = from [i, j] for LANES rows and columns, rows `down` apart. Each round rotates the bits of (row, lane) by one.
+// to [j, i] = from [i, j] for LANES rows and columns. Each round rotates the bits of (row, lane) by one.
 inline void transpose(float *to, int64_t to_down, const float *from, int64_t from_down) {
     constexpr std::make_integer_sequence<int, LANES> lanes;
     Vector x[LANES], y[LANES];
@@ -148,8 +172,8 @@ struct Pass {
     int64_t batch, heads, length, keys, values, threads;  // keys, values: elements of a head of q and k, of v and y
     Heads q, k, v, y;
 
-    // S [keys, values] with room for V [CHUNK, values] below it.
-    int64_t state() const { return (keys + CHUNK) * values; }
+    // S [keys, values], V [CHUNK, values] below it, and the excess of S.
+    int64_t state() const { return (2 * keys + CHUNK) * values; }
 
     // Heads that are worked on in turns, because their rows lie next to each other.
     int64_t group() const {
@@ -171,17 +195,16 @@ struct Pass {
 
     // One chunk of one head; scratch: [Q | P] [CHUNK, keys + CHUNK], Kᵀ [keys, CHUNK] and Y [CHUNK, values].
     void chunk(float *scratch, float *S, int64_t b, int64_t h, int64_t t, Ahead ahead) const {
-        const int64_t width = keys + CHUNK, seen = t == 0 ? keys : 0;  // seen: before the first chunk, S is not read
+        const int64_t width = keys + CHUNK, unread = t == 0 ? keys : 0;  // S is 0 before the first chunk
         const int64_t count = std::min<int64_t>(CHUNK, length - t), rows = (count + BLOCK - 1) / BLOCK * BLOCK;
         float *Q = scratch, *K = Q + CHUNK * width, *Y = K + keys * CHUNK, *V = S + keys * values;
         read(Q, width, q.at(b, h, t), q.time, count, keys);
         read(V, values, v.at(b, h, t), v.time, count, values);
         read_transposed(K, k.at(b, h, t), k.time, count, keys);
         scores(Q + keys, Q, width, K, rows, keys, ahead);
-        product<true>(Y, Q + seen, width, S + seen * values, rows, values, ahead,
-                      [=](int64_t row) { return keys - seen + row; });
+        product(Y, Q + unread, width, S + unread * values, rows, values, keys - unread, ahead);
         for (int64_t i = 0; i < count; ++i) std::copy_n(Y + i * values, values, y.at(b, h, t + i));
-        if (t + CHUNK < length) product<false>(S, K, CHUNK, V, keys, values, ahead, [](int64_t) { return CHUNK; });
+        if (t + CHUNK < length) accumulate(S, V + CHUNK * values, K, V, keys, values, ahead);
     }
 
     void run(int64_t task) const {

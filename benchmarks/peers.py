@@ -228,7 +228,7 @@ OPERATORS = (
     Operator(
         "linear attention",
         heads_inputs,
-        (Variant("quadratic", quadratic_attention), ours("portable", linear_attention)),
+        (Variant("quadratic", quadratic_attention), *_both(linear_attention)),
     ),
     Operator("rotary embedding", rotary_inputs, (Variant("rotate-half", rotate_half), ours("portable", _rotate))),
     Operator("liquid scan", liquid_inputs, _both(our_liquid_scan)),

@@ -75,8 +75,10 @@ def attention(draw: Draw) -> Sequence[Any]:
 
 
 def linear_attention(draw: Draw) -> Sequence[Any]:
-    q, k = draw.normal(2, draw.batch, 2, draw.length, draw.modes).unbind()
-    return q, k, draw.normal(draw.batch, 2, draw.length, draw.channels)
+    """Keys and values of sizes that are whole registers, alike or not, and of any size."""
+    sizes = ((16, 32), (64, 64), (48, 16), (32, 112), (16, draw.channels), (draw.modes, draw.channels))[draw.variant]
+    q, k = draw.normal(2, draw.batch, draw.length, 2, sizes[0]).transpose(2, 3).unbind()
+    return q, k, draw.normal(draw.batch, 2, draw.length, sizes[1])
 
 
 def selective(draw: Draw) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from star.liv.kernels.choice import Kernel
+from star.liv.kernels import native
+from star.liv.kernels.choice import Kernel, Native
 
 SHORTEST_CHUNK = 32  # tokens; with as many as a head is wide, the work within chunks equals that between them
 
@@ -66,4 +68,65 @@ def _portable(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.view(*q.shape[:2], length + padding, v.shape[3])[:, :, :length]
 
 
-LINEAR_ATTENTION = Kernel("linear attention", _reference, _portable)
+class _Heads(ctypes.Structure):
+    """A tensor [B, H, ℓ, ·] whose last dimension is contiguous; a negative distance reads it from its end."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "time")))
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "keys", "values", "threads")),
+        *((name, _Heads) for name in ("q", "k", "v", "y")),
+    )
+
+
+SOURCE = "linear_attention.cpp"
+# Elements of a head. Whole registers on every CPU, and sums that stay in the second-level cache: a single head of 1024
+# takes longer than PyTorch's products.
+UNIT, LARGEST = 16, 256
+
+
+class _Native(torch.autograd.Function):
+    """Keeps q, k and v alone. Each gradient is a sum like y itself:
+
+    dq_i = Σ_{j ≤ i} (dy_i · v_j) k_j,   dk_j = Σ_{i ≥ j} (v_j · dy_i) q_i,   dv_j = Σ_{i ≥ j} (k_j · q_i) dy_i.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
+        ctx.save_for_backward(q, k, v)
+        return _sum(q, k, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = ctx.saved_tensors
+        d_y = native.side_by_side(d_y)
+        return _sum(d_y, v, k), _sum(v, d_y, q, backwards=True), _sum(k, q, d_y, backwards=True)
+
+
+def _sum(q: Tensor, k: Tensor, v: Tensor, backwards: bool = False) -> Tensor:
+    """y_i = Σ (q_i · k_j) v_j over j ≤ i, or j ≥ i, laid out as the projections before and after have it."""
+    batch, heads, length, keys = q.shape
+    y = q.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
+    tensors = (_heads(tensor, backwards) for tensor in (q, k, v, y))
+    record = _Pass(batch, heads, length, keys, v.shape[3], torch.get_num_threads(), *tensors)
+    native.library(SOURCE).call("linear_attention", record)
+    return y
+
+
+def _heads(tensor: Tensor, backwards: bool) -> _Heads:
+    batch, head, time, _ = tensor.stride()
+    if not backwards:
+        return _Heads(tensor.data_ptr(), batch, head, time)
+    return _Heads(tensor.data_ptr() + (tensor.shape[2] - 1) * time * tensor.element_size(), batch, head, -time)
+
+
+def _serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    fits = all(size % UNIT == 0 and size <= LARGEST for size in (q.shape[3], v.shape[3]))
+    return fits and all(map(native.readable, (q, k, v)))
+
+
+LINEAR_ATTENTION = Kernel("linear attention", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

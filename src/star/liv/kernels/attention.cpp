@@ -15,6 +15,7 @@
 namespace {
 
 constexpr int SIDE = 48, REGISTERS = SIDE / LANES;
+constexpr int AHEAD = 8, LINE = 16;  // tokens between what is asked for and what is read; floats of a line of the cache
 
 // [batch, head, time, element] with elements side by side; distances in floats.
 struct Heads {
@@ -113,6 +114,7 @@ template <int D>
 void copy(float *to, const Heads &from, int64_t b, int64_t h, const Sizes &size, const float *turns = nullptr) {
     for (int64_t t = 0; t < size.length; ++t) {
         const float *row = from.at(b, h, t);
+        for (int d = 0; d < D; d += LINE) __builtin_prefetch(row + AHEAD * from.time + d);
         for (int d = 0; d < D; d += LANES)
             store(to + t * D + d, turns ? turned(load(row + d), load(turns + t * D + d), 1) : load(row + d));
     }
@@ -125,6 +127,7 @@ void write(const Heads &to, const float *from, int64_t b, int64_t h, const Sizes
            const float *turns = nullptr) {
     for (int64_t t = 0; t < size.length; ++t) {
         float *row = to.at(b, h, t);
+        for (int d = 0; d < D; d += LINE) __builtin_prefetch(row + AHEAD * to.time + d, 1);
         for (int d = 0; d < D; d += LANES) {
             const Vector value = factor * load(from + t * D + d);
             store(row + d, turns ? turned(value, load(turns + t * D + d), -1) : value);

@@ -144,8 +144,8 @@ def test_skip_and_gate_come_alone_or_together(implementation: Implementation, pa
 
 @NEEDS_COMPILER
 def test_native_softplus_and_its_slope_are_right_to_the_last_bits() -> None:
-    """With A = h = 0, x = B = C = 1 and one token, y is Δ = log(1 + e^r): over the whole range of r, with its derivative
-    1 / (1 + e^-r), relative to each number and not to the largest."""
+    """With A = h = 0, x = B = C = 1 and one token, y is Δ = log(1 + e^r): over the whole range of r, with its
+    derivative 1 / (1 + e^-r), relative to each number and not to the largest."""
     r = torch.cat([torch.linspace(-80, 80, 40_001), torch.linspace(-1, 1, 10_001), torch.tensor([1e4, 3e38, -3e38])])
     r = r[None, None].requires_grad_()
     one, zero = torch.ones(1, 1, 1), torch.zeros_like(r)

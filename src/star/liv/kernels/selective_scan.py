@@ -15,6 +15,7 @@ and the gate in the same pass over memory; elsewhere they are operations of thei
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch.nn import functional
 from star.liv.kernels import native, triton
 from star.liv.kernels.choice import Implementation, Kernel, Native, Triton
 from star.liv.kernels.rows import Rows, rows_of
-from star.liv.kernels.scan import scan_, segment_length
+from star.liv.kernels.scan import LARGE_STEP, scan_, segment_length
 
 
 def selective_scan(
@@ -92,70 +93,131 @@ def _reference(
     return finished(torch.stack(y, 1), x, skip, gate).to(given), h.to(given)
 
 
+STEP_ELEMENTS = 1 << 14  # of h that one step works on: enough to outweigh the calls of operations
+SEGMENT_ELEMENTS = 1 << 17  # of h in one segment: a few such tensors fit the second-level cache
+SHORTEST_SEGMENT = 8  # tokens: h is kept once for each segment
+
+
 class _Portable(torch.autograd.Function):
-    """Works through time in segments; keeps only the states between them and recomputes the rest backward."""
+    """Works through some sequences at a time, and their time in segments; keeps only the states between segments and
+    recomputes the rest backward. Memory for a segment is taken once and stays in the cache."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        length = x.shape[0]
-        step = segment_length(x.shape[1] * decay.numel())
-        output = torch.empty_like(x)
-        starts = []
-        h = state
-        for start in range(0, length, step):
-            part = slice(start, min(start + step, length))
-            starts.append(h)
-            a, value = _terms(x[part], delta[part], decay, b[part], keep[part] if keep is not None else None)
-            value[0].addcmul_(a[0], h)
-            scan_(a, value)
-            torch.matmul(c[part].unsqueeze(-2), value, out=output[part].unsqueeze(-2))
-            h = value[-1].clone()
-        ctx.save_for_backward(x, delta, decay, b, c, keep, *starts)
-        ctx.step = step
-        return output, h
+        cut = _Cut.of(x, decay)
+        output, last = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(state)
+        starts = state.new_empty((cut.segments, *state.shape))
+        for rows in cut.rows():
+            h = state[rows]
+            a_memory, memory = cut.memory(h, 2)
+            for number, part in enumerate(cut.parts()):
+                starts[number, rows] = h
+                inputs = _first(rows, part, x, delta, b, c)
+                a, value, _ = _terms(*inputs[:3], decay, _kept(keep, rows, part), a_memory, memory)
+                value[0].addcmul_(a[0], h)
+                scan_(a, value)
+                output[rows, part] = (inputs[3].unsqueeze(-2) @ value).squeeze(-2).transpose(0, 1)
+                h = value[-1].clone()
+            last[rows] = h
+        ctx.save_for_backward(x, delta, decay, b, c, keep, starts)
+        return output, last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        x, delta, decay, b, c, keep, *starts = ctx.saved_tensors
-        length, step = x.shape[0], ctx.step
-        d_x, d_delta, d_b, d_c = (torch.empty_like(tensor) for tensor in (x, delta, b, c))
-        d_decay = torch.zeros_like(decay)
-        d_output = d_output.contiguous()
-        carry = d_state
-        for index in range(len(starts) - 1, -1, -1):
-            start = index * step
-            part = slice(start, min(start + step, length))
-            a, h = _terms(x[part], delta[part], decay, b[part], keep[part] if keep is not None else None)
-            h[0].addcmul_(a[0], starts[index])
-            scan_(a, h)
-            g = c[part].unsqueeze(-1) * d_output[part].unsqueeze(-2)  # S B N D
-            g[-1].add_(carry)
-            shifted = torch.empty_like(a)
-            shifted[:-1] = a[1:]
-            shifted[-1] = 0
-            scan_(shifted, g, reverse=True)
-            d_c[part] = (h @ d_output[part].unsqueeze(-1)).squeeze(-1)
-            scaled = delta[part] * x[part]
-            d_b[part] = (g @ scaled.unsqueeze(-1)).squeeze(-1)
-            d_scaled = (b[part].unsqueeze(-2) @ g).squeeze(-2)
-            carry = a[0] * g[0]
-            # g ⊙ a ⊙ h_{t-1}: the gradient of the exponent Δ A.
-            g.mul_(a)
-            g[1:].mul_(h[:-1])
-            g[0].mul_(starts[index])
-            d_x[part] = d_scaled * delta[part]
-            d_delta[part] = d_scaled * x[part] + (g * decay).sum(-2)
-            d_decay += (g * delta[part].unsqueeze(-2)).sum((0, 1))
-        return d_x, d_delta, d_decay, d_b, d_c, carry, None
+        x, delta, decay, b, c, keep, starts = ctx.saved_tensors
+        cut = _Cut.of(x, decay)
+        d_x, d_delta, d_b, d_c = (
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, delta, b, c)
+        )
+        d_decay, d_start = torch.zeros_like(decay), torch.empty_like(starts[0])
+        for rows in cut.rows():
+            carry = d_state[rows]
+            a_memory, *memory = cut.memory(carry, 4)
+            for number, part in reversed(list(enumerate(cut.parts()))):
+                u, step, into, out, d_y = _first(rows, part, x, delta, b, c, d_output)
+                kept = _kept(keep, rows, part)
+                a, h, scaled = _terms(u, step, into, decay, kept, a_memory, memory[0])
+                start = starts[number, rows]
+                h[0].addcmul_(a[0], start)
+                scan_(a, h)
+                g, product = (one[: len(a)] for one in memory[1:])
+                torch.mul(out.unsqueeze(-1), d_y.unsqueeze(-2), out=g)  # S B N D
+                g[-1].add_(carry)
+                following = a_memory[1 : len(a) + 1]
+                following[-1] = 0
+                scan_(following, g, reverse=True)
+                d_c[rows, part] = (h @ d_y.unsqueeze(-1)).squeeze(-1).transpose(0, 1)
+                d_b[rows, part] = (g @ scaled.unsqueeze(-1)).squeeze(-1).transpose(0, 1)
+                d_scaled = (into.unsqueeze(-2) @ g).squeeze(-2)
+                carry = a[0] * g[0]
+                # g ⊙ a ⊙ h_{t-1}: the gradient of the exponent Δ A.
+                g.mul_(a)
+                g[1:].mul_(h[:-1])
+                g[0].mul_(start)
+                d_x[rows, part] = (d_scaled * step).transpose(0, 1)
+                torch.mul(g, decay, out=product)
+                d_delta[rows, part] = product.sum(-2).addcmul_(d_scaled, u).transpose(0, 1)
+                torch.mul(g, step.unsqueeze(-2), out=product)
+                d_decay += product.sum((0, 1))
+            d_start[rows] = carry
+        return d_x, d_delta, d_decay, d_b, d_c, d_start, None
 
 
-def _terms(x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    a = (delta.unsqueeze(-2) * decay).exp_()  # S B N D
+@dataclass(frozen=True)
+class _Cut:
+    """How the portable scan is cut: `many` sequences at a time, segments of `step` tokens."""
+
+    batch: int
+    length: int
+    many: int
+    step: int
+
+    @classmethod
+    def of(cls, x: Tensor, decay: Tensor) -> _Cut:
+        batch, length = x.shape[:2]
+        size = max(1, decay.numel())
+        many = batch if x.device.type != "cpu" else min(batch, max(1, STEP_ELEMENTS // size))
+        step = segment_length(many * size) if many * size < LARGE_STEP else SEGMENT_ELEMENTS // (many * size)
+        return cls(batch, length, max(1, many), min(length, max(SHORTEST_SEGMENT, step)))
+
+    @property
+    def segments(self) -> int:
+        return -(-self.length // self.step)
+
+    def rows(self) -> list[slice]:
+        return [slice(row, row + self.many) for row in range(0, self.batch, self.many)]
+
+    def parts(self) -> list[slice]:
+        return [slice(start, min(start + self.step, self.length)) for start in range(0, self.length, self.step)]
+
+    def memory(self, h: Tensor, count: int) -> list[Tensor]:
+        """[step, *] for each of `count` tensors of states, the first with a row more."""
+        return [h.new_empty((self.step + (number == 0), *h.shape)) for number in range(count)]
+
+
+def _first(rows: slice, part: slice, *tensors: Tensor) -> list[Tensor]:
+    """Some sequences and a segment, time first and contiguous."""
+    return [tensor[rows, part].transpose(0, 1).contiguous() for tensor in tensors]
+
+
+def _kept(keep: Tensor | None, rows: slice, part: slice) -> Tensor | None:
+    """[S, 1 or rows]: `keep` of some sequences and a segment, time first."""
+    return None if keep is None else (keep if keep.shape[0] == 1 else keep[rows])[:, part].t()
+
+
+def _terms(
+    x: Tensor, delta: Tensor, b: Tensor, decay: Tensor, keep: Tensor | None, a: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decays and inputs of h, written into memory [at least S, B, N, D], and Δ x."""
+    a, value = a[: x.shape[0]], value[: x.shape[0]]
+    torch.mul(delta.unsqueeze(-2), decay, out=a).exp_()
     if keep is not None:
         a *= keep[..., None, None]
-    return a, b.unsqueeze(-1) * (delta * x).unsqueeze(-2)
+    scaled = delta * x
+    return a, torch.mul(b.unsqueeze(-1), scaled.unsqueeze(-2), out=value), scaled
 
 
 def _portable(
@@ -170,13 +232,10 @@ def _portable(
     gate: Tensor | None,
     raw: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A parallel scan over segments, time first."""
     if raw:
         delta = functional.softplus(delta)
-    first = (tensor.transpose(0, 1).contiguous() for tensor in (x, delta, b, c))  # B L . -> L B .
-    u, step, into, out = first
-    y, last = _Portable.apply(u, step, decay.t().contiguous(), into, out, state, None if keep is None else keep.t())
-    return finished(y.transpose(0, 1), x, skip, gate), last
+    y, last = _Portable.apply(x, delta, decay.t().contiguous(), b, c, state, keep)
+    return finished(y, x, skip, gate), last
 
 
 class _Sizes(ctypes.Structure):

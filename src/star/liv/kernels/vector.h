@@ -115,23 +115,25 @@ template <int COUNT> inline Vector polynomial(const float (&c)[COUNT], Vector x)
     return sum;
 }
 
-// 2^x within 1.2 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only. 2^r = 1 + r q(r)
-// with q by least maximum of the relative error, 2e-9.
+// 2^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.
 inline Vector power_of_two(Vector x) {
 #if defined(__AVX512DQ__)
-    // The processor takes the integer below x away, and scales by it, whatever the size of x.
-    const Vector r = (Vector)_mm512_maskz_reduce_ps(-1, (__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    const Vector p = polynomial({1.0f, 0.6931470444f, 0.2402293056f, 0.0554852806f, 0.009675451611f, 0.001246784599f,
-                                 0.0002161291669f}, r);  // 0 ≤ r ≤ 1
-    return (Vector)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)x);
+    // The processor takes the nearest integer away, and scales by it, whatever the size of x.
+    const Vector r = (Vector)_mm512_maskz_reduce_ps(-1, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vector n = x - r;
 #else
     const Vector low = all(-152.0f), high = all(130.0f);
     x = x < low ? low : x;
     x = x > high ? high : x;
     const Vector magic = all(12582912.0f);  // 1.5 · 2^23: adding and taking it away rounds to an integer
     const Vector n = (x + magic) - magic, r = x - n;
+#endif
+    // 2^r = 1 + r q(r) for |r| ≤ 1/2, q by least maximum of the relative error, 2e-9
     const Vector p = polynomial({1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332470e-2f, 9.618437360e-3f,
-                                 1.339887472e-3f, 1.535336196e-4f}, r);  // |r| ≤ 1/2
+                                 1.339887472e-3f, 1.535336196e-4f}, r);
+#if defined(__AVX512DQ__)
+    return (Vector)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)n);
+#else
     const Integers power = __builtin_convertvector(n, Integers), half = power >> 1;
     const Integers first = (half + 127) << 23, second = (power - half + 127) << 23;
     return p * (Vector)first * (Vector)second;

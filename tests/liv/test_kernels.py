@@ -110,6 +110,15 @@ def test_portable_selective_scan_in_float64_and_several_segments(
     assert_is_the_reference(PORTABLE, selective_scan, inputs, keep, error=1e-12)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_portable_selective_scan_of_a_few_sequences_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five, so that the last one is alone; `keep` for all of them, or for each."""
+    monkeypatch.setattr("star.liv.kernels.portable_scan.STEP_ELEMENTS", 2 * 4 * 3)
+    keep = torch.rand(rows, 40, generator=torch.Generator().manual_seed(0)) > 0.2
+    inputs = scan_inputs(5, 40, 4, 3, torch.float64)
+    assert_is_the_reference(PORTABLE, selective_scan, inputs, keep, error=1e-12)
+
+
 def with_gates(
     x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, h: Tensor, skip: Tensor, gate: Tensor, keep: Tensor
 ) -> tuple[Tensor, Tensor]:

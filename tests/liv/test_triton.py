@@ -195,7 +195,9 @@ def the_choice_follows_the_inputs() -> None:
         assert kernels.ATTENTION.chosen(*torch.ones(3, 1, 2, 80, 16)) is Implementation.PORTABLE
         found = kernels.choice(SELECTIVE_SCAN)
         assert (found.implementation, found.reason) == (Implementation.TRITON, "in Triton's interpreter")
-    assert SELECTIVE_SCAN.chosen(*inputs, None, None, None, False) is not Implementation.TRITON  # the interpreter is for who asks for it
+    assert (
+        SELECTIVE_SCAN.chosen(*inputs, None, None, None, False) is not Implementation.TRITON
+    )  # the interpreter is for who asks for it
 
 
 #: By operator; one process checks those of one, for starting it takes as long as most of them.

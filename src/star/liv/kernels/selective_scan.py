@@ -15,7 +15,7 @@ and the gate in the same pass over memory; elsewhere they are operations of thei
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from star.liv.kernels import native, triton
 from star.liv.kernels.choice import Implementation, Kernel, Native, Triton
+from star.liv.kernels.portable_scan import PortableScan
 from star.liv.kernels.rows import Rows, rows_of
-from star.liv.kernels.scan import scan_, segment_length
 
 
 def selective_scan(
@@ -54,7 +54,9 @@ def selective_scan(
     mixed = any(tensor is not None and tensor.dtype is not dtype for tensor in tensors)
     if mixed and SELECTIVE_SCAN.chosen(*tensors, raw) is not Implementation.TRITON:  # which reads what it is given
         tensors = tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
-    with torch.autocast(x.device.type, enabled=False):
+    # Small scans notice the time that it takes to leave autocast where there is none.
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
         y, last = SELECTIVE_SCAN(*tensors, raw)
     return y, last
 
@@ -93,131 +95,6 @@ def _reference(
     return finished(torch.stack(y, 1), x, skip, gate).to(given), h.to(given)
 
 
-STEP_ELEMENTS = 1 << 15  # of h that a step works on at most: calls of operations weigh little, and a segment stays small
-
-
-class _Portable(torch.autograd.Function):
-    """Works through some sequences at a time, and their time in segments; keeps only the states between segments and
-    recomputes the rest backward. Memory for a segment is taken once and stays in the cache."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        cut = _Cut.of(x, decay)
-        output, last = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(state)
-        starts = state.new_empty((cut.segments, *state.shape))
-        for rows in cut.rows():
-            h = state[rows]
-            a_memory, memory = cut.memory(h, 2)
-            for number, part in enumerate(cut.parts()):
-                starts[number, rows] = h
-                inputs = _first(rows, part, x, delta, b, c)
-                a, value, _ = _terms(*inputs[:3], decay, _kept(keep, rows, part), a_memory, memory)
-                value[0].addcmul_(a[0], h)
-                scan_(a, value)
-                output[rows, part] = (inputs[3].unsqueeze(-2) @ value).squeeze(-2).transpose(0, 1)
-                h = value[-1].clone()
-            last[rows] = h
-        ctx.save_for_backward(x, delta, decay, b, c, keep, starts)
-        return output, last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_output: Tensor, d_state: Tensor) -> tuple[Tensor | None, ...]:
-        x, delta, decay, b, c, keep, starts = ctx.saved_tensors
-        cut = _Cut.of(x, decay)
-        d_x, d_delta, d_b, d_c = (
-            torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, delta, b, c)
-        )
-        d_decay, d_start = torch.zeros_like(decay), torch.empty_like(starts[0])
-        for rows in cut.rows():
-            carry = d_state[rows]
-            a_memory, *memory = cut.memory(carry, 4)
-            for number, part in reversed(list(enumerate(cut.parts()))):
-                u, step, into, out, d_y = _first(rows, part, x, delta, b, c, d_output)
-                kept = _kept(keep, rows, part)
-                a, h, scaled = _terms(u, step, into, decay, kept, a_memory, memory[0])
-                start = starts[number, rows]
-                h[0].addcmul_(a[0], start)
-                scan_(a, h)
-                g, product = (one[: len(a)] for one in memory[1:])
-                torch.mul(out.unsqueeze(-1), d_y.unsqueeze(-2), out=g)  # S B N D
-                g[-1].add_(carry)
-                following = a_memory[1 : len(a) + 1]
-                following[-1] = 0
-                scan_(following, g, reverse=True)
-                # Row times matrix: several times faster than matrix times column.
-                d_c[rows, part] = (d_y.unsqueeze(-2) @ h.mT).squeeze(-2).transpose(0, 1)
-                d_b[rows, part] = (scaled.unsqueeze(-2) @ g.mT).squeeze(-2).transpose(0, 1)
-                d_scaled = (into.unsqueeze(-2) @ g).squeeze(-2)
-                carry = a[0] * g[0]
-                # g ⊙ a ⊙ h_{t-1}: the gradient of the exponent Δ A.
-                g.mul_(a)
-                g[1:].mul_(h[:-1])
-                g[0].mul_(start)
-                d_x[rows, part] = (d_scaled * step).transpose(0, 1)
-                torch.mul(g, decay, out=product)
-                d_delta[rows, part] = product.sum(-2).addcmul_(d_scaled, u).transpose(0, 1)
-                torch.mul(g, step.unsqueeze(-2), out=product)
-                d_decay += product.sum((0, 1))
-            d_start[rows] = carry
-        return d_x, d_delta, d_decay, d_b, d_c, d_start, None
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """How the portable scan is cut: `many` sequences at a time, segments of `step` tokens."""
-
-    batch: int
-    length: int
-    many: int
-    step: int
-
-    @classmethod
-    def of(cls, x: Tensor, decay: Tensor) -> _Cut:
-        batch, length = x.shape[:2]
-        size = max(1, decay.numel())
-        many = batch if x.device.type != "cpu" else min(batch, max(1, STEP_ELEMENTS // size))
-        return cls(batch, length, max(1, many), min(length, segment_length(many * size)))
-
-    @property
-    def segments(self) -> int:
-        return -(-self.length // self.step)
-
-    def rows(self) -> list[slice]:
-        return [slice(row, row + self.many) for row in range(0, self.batch, self.many)]
-
-    def parts(self) -> list[slice]:
-        return [slice(start, min(start + self.step, self.length)) for start in range(0, self.length, self.step)]
-
-    def memory(self, h: Tensor, count: int) -> list[Tensor]:
-        """[step, *] for each of `count` tensors of states, the first with a row more."""
-        return [h.new_empty((self.step + (number == 0), *h.shape)) for number in range(count)]
-
-
-def _first(rows: slice, part: slice, *tensors: Tensor) -> list[Tensor]:
-    """Some sequences and a segment, time first and contiguous."""
-    return [tensor[rows, part].transpose(0, 1).contiguous() for tensor in tensors]
-
-
-def _kept(keep: Tensor | None, rows: slice, part: slice) -> Tensor | None:
-    """[S, 1 or rows]: `keep` of some sequences and a segment, time first."""
-    return None if keep is None else (keep if keep.shape[0] == 1 else keep[rows])[:, part].t()
-
-
-def _terms(
-    x: Tensor, delta: Tensor, b: Tensor, decay: Tensor, keep: Tensor | None, a: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Decays and inputs of h, written into memory [at least S, B, N, D], and Δ x."""
-    a, value = a[: x.shape[0]], value[: x.shape[0]]
-    torch.mul(delta.unsqueeze(-2), decay, out=a).exp_()
-    if keep is not None:
-        a *= keep[..., None, None]
-    scaled = delta * x
-    return a, torch.mul(b.unsqueeze(-1), scaled.unsqueeze(-2), out=value), scaled
-
-
 def _portable(
     x: Tensor,
     delta: Tensor,
@@ -232,7 +109,7 @@ def _portable(
 ) -> tuple[Tensor, Tensor]:
     if raw:
         delta = functional.softplus(delta)
-    y, last = _Portable.apply(x, delta, decay.t().contiguous(), b, c, state, keep)
+    y, last = PortableScan.apply(x, delta, decay.t().contiguous(), b, c, state, keep)
     return finished(y, x, skip, gate), last
 
 
@@ -288,7 +165,7 @@ class _Native(torch.autograd.Function):
         library = native.library(SOURCE)
         training = any(ctx.needs_input_grad)
         starts = torch.empty(library.number("selective_scan_states", size)) if training else None
-        rows = [rows_of(tensor) for tensor in (x, delta, b, c, keep, gate, y)]
+        rows = map(rows_of, (x, delta, b, c, keep, gate, y))
         others = map(native.address, (decay, skip, state, last, starts))
         library.call("selective_scan_forward", _Forward(size, *rows, *others))
         ctx.save_for_backward(x, delta, decay, b, c, keep, skip, gate, starts)
@@ -306,7 +183,7 @@ class _Native(torch.autograd.Function):
         d_b, d_c = (torch.empty(-(-size.channels // size.group), *b.shape) for _ in range(2))
         d_decay, d_state = torch.empty_like(d_last), torch.empty_like(d_last)
         d_skip = None if skip is None else torch.zeros(x.shape[0], *skip.shape)
-        rows = [rows_of(tensor) for tensor in (x, delta, b, c, keep, gate, d_y, d_x, d_delta, d_gate)]
+        rows = map(rows_of, (x, delta, b, c, keep, gate, d_y, d_x, d_delta, d_gate))
         others = map(native.address, (decay, skip, starts, d_last, d_b, d_c, d_decay, d_skip, d_state))
         native.library(SOURCE).call("selective_scan_backward", _Backward(size, *rows, *others))
         d_b, d_c = (one[0] if one.shape[0] == 1 else one.sum(0) for one in (d_b, d_c))

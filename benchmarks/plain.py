@@ -31,16 +31,28 @@ def attention(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> T
 
 
 def selective_scan(
-    x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor, keep: Tensor | None = None
+    x: Tensor,
+    delta: Tensor,
+    decay: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor,
+    keep: Tensor | None = None,
+    skip: Tensor | None = None,
+    gate: Tensor | None = None,
+    raw: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """All decays and inputs written out, and mambapy's parallel scan over them; without it, token by token."""
+    delta = functional.softplus(delta) if raw else delta
     a = torch.exp(delta.unsqueeze(-1) * decay)  # B L D N
     if keep is not None:
         a = a * keep[..., None, None]
     value = (delta * x).unsqueeze(-1) * b.unsqueeze(2)
     value = torch.cat([value[:, :1] + a[:, :1] * state.transpose(1, 2).unsqueeze(1), value[:, 1:]], 1)
     h = recurrence(a, value)
-    return (h @ c.unsqueeze(-1)).squeeze(-1), h[:, -1].transpose(1, 2)
+    y = (h @ c.unsqueeze(-1)).squeeze(-1)
+    y = y if skip is None else y + skip * x
+    return y if gate is None else y * gate, h[:, -1].transpose(1, 2)
 
 
 def recurrence(a: Tensor, value: Tensor) -> Tensor:

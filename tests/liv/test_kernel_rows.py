@@ -85,7 +85,10 @@ def selective(draw: Draw) -> Sequence[Any]:
     x, delta = tokens(draw, 2)
     decay = -3 * draw.normal(draw.channels, draw.modes).abs()
     b, c = draw.normal(2, draw.batch, draw.length, draw.modes).unbind()
-    return x, delta.abs(), decay, b, c, draw.normal(draw.batch, draw.modes, draw.channels), _float(draw.keep, draw)
+    raw, gated = draw.variant % 2 == 1, draw.variant >= 2
+    skip, gate = (draw.normal(draw.channels), draw.normal(*draw.sequence)) if gated else (None, None)
+    state = draw.normal(draw.batch, draw.modes, draw.channels)
+    return x, delta if raw else delta.abs(), decay, b, c, state, _float(draw.keep, draw), skip, gate, raw
 
 
 def _float(keep: Tensor | None, draw: Draw) -> Tensor | None:
@@ -180,9 +183,12 @@ implementations = pytest.mark.parametrize(
 def outputs_and_gradients(kernel: Kernel, implementation: Implementation, inputs: Sequence[Any]) -> list[Tensor]:
     """Outputs, and the gradients of their sum with random weights; those of numbers alone, not of masks."""
     inputs = [one.detach() if isinstance(one, Tensor) else one for one in inputs]
-    leaves = [one.requires_grad_() for one in inputs if isinstance(one, Tensor) and one.dtype is not torch.bool]
-    if kernel is SELECTIVE_SCAN and inputs[-1] is not None:
-        leaves.pop().requires_grad_(False)  # `keep`, a mask in numbers
+    masks = [6] if kernel is SELECTIVE_SCAN else []  # `keep`, a mask in numbers
+    leaves = [
+        one.requires_grad_()
+        for place, one in enumerate(inputs)
+        if isinstance(one, Tensor) and one.dtype is not torch.bool and place not in masks
+    ]
     with forced(implementation):
         outputs = kernel(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)

@@ -17,6 +17,7 @@ from star.liv.kernels.selective_scan import SELECTIVE_SCAN, selective_scan
 
 NEEDS_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
 PORTABLE = Implementation.PORTABLE
+PLAIN = (None, None, None, False)  # a scan that forgets nothing, without skip and gate, of finished Δ
 implementations = pytest.mark.parametrize(
     "implementation", [PORTABLE, pytest.param(Implementation.NATIVE, marks=NEEDS_COMPILER)]
 )
@@ -107,6 +108,66 @@ def test_portable_selective_scan_in_float64_and_several_segments(
     keep = torch.arange(length).unsqueeze(0) % 7 != 0 if forget else None
     inputs = scan_inputs(2, length, 5, states, torch.float64)
     assert_is_the_reference(PORTABLE, selective_scan, inputs, keep, error=1e-12)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_portable_selective_scan_of_a_few_sequences_at_a_time(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five, so that the last one is alone; `keep` for all of them, or for each."""
+    monkeypatch.setattr("star.liv.kernels.portable_scan.STEP_ELEMENTS", 2 * 4 * 3)
+    keep = torch.rand(rows, 40, generator=torch.Generator().manual_seed(0)) > 0.2
+    inputs = scan_inputs(5, 40, 4, 3, torch.float64)
+    assert_is_the_reference(PORTABLE, selective_scan, inputs, keep, error=1e-12)
+
+
+def with_gates(
+    x: Tensor, delta: Tensor, decay: Tensor, b: Tensor, c: Tensor, h: Tensor, skip: Tensor, gate: Tensor, keep: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All that a scan can take, all of it differentiable but `keep`."""
+    return selective_scan(x, delta, decay, b, c, h, keep, skip=skip, gate=gate, raw=True)
+
+
+@implementations
+@pytest.mark.parametrize(("batch", "length", "channels", "states"), SCANS)
+def test_selective_scan_with_its_gates(
+    implementation: Implementation, batch: int, length: int, channels: int, states: int
+) -> None:
+    """Raw Δ of both signs; the skip's gradient is a sum over the batch."""
+    inputs = scan_inputs(batch, length, channels, states)
+    inputs[1] = 3 * torch.randn(batch, length, channels, generator=torch.Generator().manual_seed(0))
+    skip, gate = inputs[0][0, 0].roll(1).clone(), inputs[0].roll(1)
+    keep = torch.arange(length).unsqueeze(0) % 7 != 3
+    assert_is_the_reference(implementation, with_gates, [*inputs, skip, gate], keep, error=3e-6)
+
+
+@implementations
+@pytest.mark.parametrize("part", ["skip", "gate"])
+def test_skip_and_gate_come_alone_or_together(implementation: Implementation, part: str) -> None:
+    x, *others = scan_inputs(2, 19, 35, 3)
+    own = x[0, 0].clone() if part == "skip" else x.roll(1)
+
+    def alone(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return selective_scan(*inputs[:-1], **{part: inputs[-1]})
+
+    assert_is_the_reference(implementation, alone, [x, *others, own], error=3e-6)
+
+
+@NEEDS_COMPILER
+def test_native_softplus_and_its_slope_are_right_to_the_last_bits() -> None:
+    """With A = h = 0, x = B = C = 1 and one token, y is Δ = log(1 + e^r): over the whole range of r, with its
+    derivative 1 / (1 + e^-r), relative to each number and not to the largest."""
+    r = torch.cat([torch.linspace(-80, 80, 40_001), torch.linspace(-1, 1, 10_001), torch.tensor([1e4, 3e38, -3e38])])
+    r = r[None, None].requires_grad_()
+    one, zero = torch.ones(1, 1, 1), torch.zeros_like(r)
+    with forced("native"):
+        y, _ = selective_scan(torch.ones_like(r), r, zero[0].t(), one, one, zero, raw=True)
+    (slope,) = torch.autograd.grad(y.sum(), r)
+    exact = r.detach().double()
+    eps = torch.finfo(torch.float32).eps
+    allowed = (3 + 1.5 * exact.clamp(-90, 0).abs()) * eps  # the exponent of a small e^r is rounded itself
+    for found, expected in ((y, torch.logaddexp(exact, torch.zeros_like(exact))), (slope, torch.sigmoid(exact))):
+        normal = expected >= torch.finfo(torch.float32).tiny
+        assert bool(((found.double() - expected).abs()[normal] <= (allowed * expected)[normal]).all())
+        assert not bool(found[~normal].any())
 
 
 @implementations
@@ -288,9 +349,9 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
 @NEEDS_COMPILER
 def test_native_runs_where_it_can_and_portable_elsewhere() -> None:
     single, double = scan_inputs(1, 4, 3, 2), scan_inputs(1, 4, 3, 2, torch.float64)
-    assert SELECTIVE_SCAN.chosen(*single, None) is Implementation.NATIVE
-    assert SELECTIVE_SCAN.chosen(*double, None) is PORTABLE
-    assert SELECTIVE_SCAN.chosen(*(tensor.to("meta") for tensor in single), None) is PORTABLE
+    assert SELECTIVE_SCAN.chosen(*single, *PLAIN) is Implementation.NATIVE
+    assert SELECTIVE_SCAN.chosen(*double, *PLAIN) is PORTABLE
+    assert SELECTIVE_SCAN.chosen(*(tensor.to("meta") for tensor in single), *PLAIN) is PORTABLE
     assert ATTENTION.chosen(*attention_inputs(1, 2, 2, 100, 16)) is Implementation.NATIVE
     assert ATTENTION.chosen(*attention_inputs(1, 2, 2, 100, 24)) is PORTABLE
     assert ATTENTION.chosen(*attention_inputs(1, 2, 2, 8, 16)) is PORTABLE
@@ -300,11 +361,11 @@ def test_native_runs_where_it_can_and_portable_elsewhere() -> None:
 def test_the_environment_forces_a_choice_and_a_block_overrules_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAR_KERNELS", name)
     inputs = scan_inputs(1, 4, 3, 2)
-    assert SELECTIVE_SCAN.chosen(*inputs, None) == name
+    assert SELECTIVE_SCAN.chosen(*inputs, *PLAIN) == name
     assert kernels.choice(SELECTIVE_SCAN).implementation == name
     for other in ("reference", "portable"):
         with forced(other):
-            assert SELECTIVE_SCAN.chosen(*inputs, None) == other
+            assert SELECTIVE_SCAN.chosen(*inputs, *PLAIN) == other
 
 
 def test_a_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

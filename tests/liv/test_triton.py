@@ -85,6 +85,18 @@ def scans_forget_for_each_sequence() -> None:
     assert_is_the_reference(selective_scan, scan_inputs(2, 20, 4, 4), torch.zeros(1, 20, dtype=torch.bool))
 
 
+def scans_take_gates_and_raw_steps() -> None:
+    """With all of them, in full and in half precision; the gradient of each has its dtype."""
+    x, delta, *others = scan_inputs(2, 18, 4, 4)
+
+    def gated(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return selective_scan(*inputs[:6], skip=inputs[6], gate=inputs[7], raw=True)
+
+    inputs = [x, delta - 1, *others, x[0, 0].clone(), x.roll(1)]
+    assert_is_the_reference(gated, inputs)
+    assert_is_the_reference(gated, [x.to(BF16), *inputs[1:7], x.roll(1).to(BF16)], error=HALF)
+
+
 def scans_take_extreme_steps() -> None:
     """Decays that are exactly 1, and decays that underflow to exactly 0; never NaN."""
     for step in (0.0, 1e-38, 30.0, 1e4, 1e30):
@@ -171,11 +183,11 @@ def resampling_of_every_shift() -> None:
 def the_choice_follows_the_inputs() -> None:
     inputs = scan_inputs(1, 4, 3, 2)
     many_states = scan_inputs(1, 4, 3, 65)
-    weight = torch.ones(3, 3)
+    weight, plain = torch.ones(3, 3), (None, None, None, False)
     with forced("triton"):
-        assert SELECTIVE_SCAN.chosen(*inputs, None) is Implementation.TRITON
-        assert SELECTIVE_SCAN.chosen(*(tensor.double() for tensor in inputs), None) is Implementation.PORTABLE
-        assert SELECTIVE_SCAN.chosen(*many_states, None) is Implementation.PORTABLE
+        assert SELECTIVE_SCAN.chosen(*inputs, *plain) is Implementation.TRITON
+        assert SELECTIVE_SCAN.chosen(*(tensor.double() for tensor in inputs), *plain) is Implementation.PORTABLE
+        assert SELECTIVE_SCAN.chosen(*many_states, *plain) is Implementation.PORTABLE
         assert SHORT_CONVOLUTION.chosen(inputs[0], weight, None) is Implementation.TRITON
         assert GATED_SHORT_CONVOLUTION.chosen(inputs[0], *inputs[:1] * 2, weight) is Implementation.TRITON
         assert RESAMPLE.chosen(torch.ones(1, 9, 3), torch.ones(1, 4, 3)) is Implementation.TRITON
@@ -183,7 +195,9 @@ def the_choice_follows_the_inputs() -> None:
         assert kernels.ATTENTION.chosen(*torch.ones(3, 1, 2, 80, 16)) is Implementation.PORTABLE
         found = kernels.choice(SELECTIVE_SCAN)
         assert (found.implementation, found.reason) == (Implementation.TRITON, "in Triton's interpreter")
-    assert SELECTIVE_SCAN.chosen(*inputs, None) is not Implementation.TRITON  # the interpreter is for who asks for it
+    assert (
+        SELECTIVE_SCAN.chosen(*inputs, None, None, None, False) is not Implementation.TRITON
+    )  # the interpreter is for who asks for it
 
 
 #: By operator; one process checks those of one, for starting it takes as long as most of them.
@@ -191,6 +205,7 @@ CLAIMS: dict[str, tuple[Callable[[], None], ...]] = {
     "selective scan": (
         scans_of_every_shape,
         scans_forget_for_each_sequence,
+        scans_take_gates_and_raw_steps,
         scans_take_extreme_steps,
         scans_read_half_precision_and_views,
         scans_pass_nan_on,

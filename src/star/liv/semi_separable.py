@@ -46,17 +46,18 @@ class SemiSeparableMixer(nn.Module):
         return features
 
     def _steps(self, features: Features, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Δ [B, ℓ, d] and A [d, N], of heads repeated for their channels."""
-        delta = functional.softplus(features["delta"].to(dtype))
+        """Δ before its softplus [B, ℓ, d] and A [d, N], of heads repeated for their channels."""
+        raw = features["delta"].to(dtype)
         decay = -torch.exp(self.A_log.to(dtype))
         repeats = self.channels // self.heads
         if repeats > 1:
-            delta, decay = delta.repeat_interleave(repeats, dim=-1), decay.repeat_interleave(repeats, dim=0)
-        return delta, decay
+            raw, decay = raw.repeat_interleave(repeats, dim=-1), decay.repeat_interleave(repeats, dim=0)
+        return raw, decay
 
     def materialize(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call) -> Tensor:
         # Differences of sums of Δ: exact enough in float64 only, and never positive where j ≤ i.
-        delta, decay = self._steps(features, torch.float64)
+        raw, decay = self._steps(features, torch.float64)
+        delta = functional.softplus(raw)
         b, c = features["B"].double(), features["C"].double()
         length = x.shape[1]
         total = delta.cumsum(1)
@@ -80,23 +81,27 @@ class SemiSeparableMixer(nn.Module):
         self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState | None
     ) -> Tensor:
         v = features["v"]
-        y = self._scanned(v, features, features["C"], call, state)
-        return (y + self.D * v).to(v.dtype) * features["z"]
+        return self._scanned(v, features, features["C"], call, state, skip=self.D, gate=features["z"]).to(v.dtype)
 
     def advance(self, x: Tensor, features: Features, featurizer: Featurizer, call: Call, state: OperatorState) -> None:
         self._scanned(features["v"], features, torch.zeros_like(features["B"]), call, state)
 
-    def _scanned(self, v: Tensor, features: Features, c: Tensor, call: Call, state: OperatorState | None) -> Tensor:
-        delta, decay = self._steps(features, torch.promote_types(v.dtype, torch.float32))
-        h = (
-            v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=delta.dtype)
-            if state is None
-            else state["h"]
-        )
+    def _scanned(
+        self,
+        v: Tensor,
+        features: Features,
+        c: Tensor,
+        call: Call,
+        state: OperatorState | None,
+        skip: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        raw, decay = self._steps(features, torch.promote_types(v.dtype, torch.float32))
+        h = v.new_zeros((v.shape[0], self.state_size, self.channels), dtype=raw.dtype) if state is None else state["h"]
         keep = None
         if self.window is not None:
             keep = call.within_block(self.window, v.shape[1], v.shape[1], v.device) != 0
-        y, h = selective_scan(v, delta, decay, features["B"], c, h, keep)
+        y, h = selective_scan(v, raw, decay, features["B"], c, h, keep, skip=skip, gate=gate, raw=True)
         if state is not None:
             replace(state, "h", h)
         return y

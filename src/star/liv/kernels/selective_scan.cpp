@@ -1,148 +1,34 @@
-// The selective scan forward and backward in float32. Channels lie along a register; h stays in the first-level cache.
+// The selective scan forward and backward in float32, with what stands before and after it: the softplus of raw step
+// sizes, the skip and the gate. Channels lie along a register; h stays in the first-level cache.
 //
 // The forward pass keeps h before every chunk of time. The backward pass goes through the chunks from the last to the
-// first, each time recomputing a and h of one block of channels, so that they never leave the cache.
+// first, each time recomputing Δ, a and h of one block of channels, so that they never leave the cache.
 
-#include <algorithm>
-#include <type_traits>
-
-#include "vector.h"
+#include "scan_blocks.h"
 
 namespace {
 
-struct Sizes {
-    int64_t batch, length, channels, states;
-    int64_t chunk;  // time steps
-    int64_t group;  // channels of one task
-    int64_t threads;
-};
+// log(1 + e^r) and its derivative, both to the last bits however large or small they are.
+struct Softplus {
+    Vector value, slope;
 
-// `count` columns of a chunk of rows, `width` of them in memory: in place, or copied and filled up with zeros.
-struct Tile {
-    float *data;
-    int64_t stride;
-
-    Tile(const Rows &rows, int64_t b, int64_t start, int64_t steps, int64_t column, int64_t count, int64_t width,
-         float *copy, bool reading = true) {
-        data = rows.data ? rows.at(b, start) + column : nullptr;
-        stride = rows.time;
-        if (count == width || !data) return;
-        if (reading)
-            for (int64_t t = 0; t < steps; ++t) {
-                std::memcpy(copy + t * width, data + t * stride, count * sizeof(float));
-                std::memset(copy + t * width + count, 0, (width - count) * sizeof(float));
-            }
-        data = copy;
-        stride = width;
-    }
-
-    void write_back(const Rows &rows, int64_t b, int64_t start, int64_t steps, int64_t column, int64_t count) const {
-        if (rows.at(b, start) + column == data) return;
-        for (int64_t t = 0; t < steps; ++t)
-            std::memcpy(rows.at(b, start + t) + column, data + t * stride, count * sizeof(float));
-    }
-};
-
-// Fetches what the next block of channels needs at the same time: rows are too far apart to be fetched by the processor
-// on its own.
-inline void ahead(const Tile &tile, int64_t t, int64_t width) {
-    for (int64_t j = 0; j < width; j += LANES) __builtin_prefetch(tile.data + t * tile.stride + width + j);
-}
-
-// body(block of V registers, first column, columns) over the columns [first, last): two registers at a time, then one.
-template <class Body> void blocks(int64_t first, int64_t last, Body body) {
-    while (last - first >= 2 * LANES) {
-        body(std::integral_constant<int, 2>{}, first, int64_t(2 * LANES));
-        first += 2 * LANES;
-    }
-    while (first < last) {
-        const int64_t count = last - first < LANES ? last - first : LANES;
-        body(std::integral_constant<int, 1>{}, first, count);
-        first += count;
-    }
-}
-
-// Rows [n, V registers] of a block: in registers for the whole chunk where their number `N` is known to the compiler
-// (few states, whose chains of loads and stores would take longer than their arithmetic), else in memory.
-template <int V, int N> class Held {
-    float *memory;
-    Vector rows[N ? N : 1][V];
-
-  public:
-    explicit Held(float *memory) : memory(memory) {
-        for (int n = 0; n < N; ++n)
-            for (int v = 0; v < V; ++v) rows[n][v] = load(memory + (n * V + v) * LANES);
-    }
-    Vector get(int64_t n, int v) const { return N ? rows[n][v] : load(memory + (n * V + v) * LANES); }
-    void set(int64_t n, int v, Vector value) {
-        if (N)
-            rows[n][v] = value;
-        else
-            store(memory + (n * V + v) * LANES, value);
-    }
-    void write_back() const {
-        for (int n = 0; n < N; ++n)
-            for (int v = 0; v < V; ++v) store(memory + (n * V + v) * LANES, rows[n][v]);
-    }
-};
-
-// body(N) with the number of states as a constant where they are held in registers, else 0.
-template <class Body> void with_states(int64_t states, Body body) {
-    switch (states) {
-        case 1: return body(std::integral_constant<int, 1>{});
-        case 2: return body(std::integral_constant<int, 2>{});
-        default: return body(std::integral_constant<int, 0>{});
-    }
-}
-
-// [N, D] for the channels [first, last) in the order of work: block after block, each [N, width], zeros at the end.
-struct Packed {
-    int64_t states, channels, first, last;
-
-    int64_t size() const { return (last - first + LANES - 1) / LANES * LANES * states; }
-    int64_t at(int64_t column) const { return (column - first) * states; }
-
-    template <class Move> void each(Move move) const {
-        blocks(first, last, [&](auto registers, int64_t column, int64_t count) {
-            for (int64_t n = 0; n < states; ++n)
-                move(at(column) + n * registers * LANES, n * channels + column, count);
-        });
-    }
-    void pack(float *to, const float *from, float factor = 1) const {
-        each([=](int64_t packed, int64_t plain, int64_t count) {
-            for (int64_t j = 0; j < count; ++j) to[packed + j] = factor * from[plain + j];
-        });
-    }
-    void unpack(float *to, const float *from) const {
-        each([=](int64_t packed, int64_t plain, int64_t count) {
-            for (int64_t j = 0; j < count; ++j) to[plain + j] = from[packed + j];
-        });
-    }
-};
-
-// One task: the channels of a group in one sequence.
-struct Task {
-    int64_t batch;
-    Packed packed;
-    int64_t place;  // of its states within all of one moment
-
-    Task(const Sizes &size, int64_t number) {
-        const int64_t group = number % groups(size);
-        batch = number / groups(size);
-        packed = {size.states, size.channels, group * size.group,
-                  std::min((group + 1) * size.group, size.channels)};
-        place = batch * moment(size) / size.batch + packed.first * size.states;
-    }
-    static int64_t groups(const Sizes &size) { return (size.channels + size.group - 1) / size.group; }
-    static int64_t moment(const Sizes &size) {
-        return size.batch * ((size.channels + LANES - 1) / LANES * LANES) * size.states;
+    explicit Softplus(Vector r) {
+        const Vector zero = {}, one = all(1.0f);
+        const auto positive = r > zero;
+        const Vector e = power_of_two((positive ? r : -r) * -LOG2_E), both = 1.0f / ((1.0f + e) * (2.0f + e));
+        const Vector s = e * (1.0f + e) * both, z = s * s;  // log(1 + e) = 2 atanh(s), s = e / (2 + e) ≤ 1/3
+        // 2 atanh(s) / s by least maximum of the relative error, 5e-9
+        const Vector p = polynomial({2.0f, 0.666664183f, 0.400215268f, 0.280018032f, 0.280119926f}, z);
+        value = (positive ? r : zero) + p * s;
+        slope = (positive ? one : e) * ((2.0f + e) * both);
     }
 };
 
 struct Forward {
     Sizes size;
-    Rows x, delta, b, c, keep, y;
+    Rows x, delta, b, c, keep, gate, y;
     const float *decay;    // [N, D]
+    const float *skip;     // [D] or null
     const float *initial;  // [B, N, D]
     float *last;           // [B, N, D]
     float *starts;         // h before each chunk, packed, or null where no gradient is wanted
@@ -150,23 +36,29 @@ struct Forward {
     template <int V, int HELD>
     void block(int64_t batch, int64_t start, int64_t column, int64_t count, float *A, float *h, float *copies) const {
         constexpr int64_t width = V * LANES;
-        const int64_t N = HELD ? HELD : size.states, steps = std::min(size.chunk, size.length - start), copy = size.chunk * width;
+        const int64_t N = HELD ? HELD : size.states, copy = size.chunk * width;
+        const int64_t steps = std::min(size.chunk, size.length - start);
         const Tile xs(x, batch, start, steps, column, count, width, copies);
         const Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
-        const Tile ys(y, batch, start, steps, column, count, width, copies + 2 * copy, false);
+        const Tile gates(gate, batch, start, steps, column, count, width, copies + 2 * copy);
+        const Tile ys(y, batch, start, steps, column, count, width, copies + 3 * copy, false);
         const Held<V, HELD> decays(A);
         Held<V, HELD> states(h);
+        Vector skipped[V];
+        for (int v = 0; v < V; ++v) skipped[v] = skip ? load(skip + column + v * LANES, count - v * LANES) : Vector{};
         for (int64_t t = 0; t < steps; ++t) {
             const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
             const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
             ahead(xs, t, width);
             ahead(ds, t, width);
             ahead(ys, t, width);
+            if (gates.data) ahead(gates, t, width);
             Vector step[V], drive[V], out[V];
             for (int v = 0; v < V; ++v) {
-                step[v] = load(ds.data + t * ds.stride + v * LANES);
-                drive[v] = step[v] * load(xs.data + t * xs.stride + v * LANES);
-                out[v] = Vector{};
+                const Vector given = load(ds.at(t, v)), value = load(xs.at(t, v));
+                step[v] = size.raw ? Softplus(given).value : given;
+                drive[v] = step[v] * value;
+                out[v] = skipped[v] * value;
             }
             for (int64_t n = 0; n < N; ++n)
                 for (int v = 0; v < V; ++v) {
@@ -175,7 +67,7 @@ struct Forward {
                     states.set(n, v, now);
                     out[v] += now * ct[n];
                 }
-            for (int v = 0; v < V; ++v) store(ys.data + t * ys.stride + v * LANES, out[v]);
+            for (int v = 0; v < V; ++v) store(ys.at(t, v), gates.data ? out[v] * load(gates.at(t, v)) : out[v]);
         }
         states.write_back();
         ys.write_back(y, batch, start, steps, column, count);
@@ -184,7 +76,7 @@ struct Forward {
     void run(const Task &task) const {
         const Packed &packed = task.packed;
         const int64_t plane = task.batch * size.states * size.channels;
-        Scratch scratch(2 * packed.size() + 6 * size.chunk * LANES);
+        Scratch scratch(2 * packed.size() + 8 * size.chunk * LANES);
         float *A = scratch, *h = A + packed.size(), *copies = h + packed.size();
         packed.pack(A, decay, LOG2_E);
         packed.pack(h, initial + plane);
@@ -207,17 +99,19 @@ struct Forward {
 
 struct Backward {
     Sizes size;
-    Rows x, delta, b, c, keep, d_y, d_x, d_delta;
+    Rows x, delta, b, c, keep, gate, d_y, d_x, d_delta, d_gate;
     const float *decay;   // [N, D]
+    const float *skip;    // [D] or null
     const float *starts;  // as the forward pass left them
     const float *d_last;  // [B, N, D]
     float *d_b, *d_c;     // [groups, B, L, N], to be summed over groups
     float *d_decay;       // [B, N, D], to be summed over the batch
+    float *d_skip;        // [B, D], zeros at first, to be summed over the batch
     float *d_initial;     // [B, N, D]
 
     // One chunk of one block: a and h anew, then g = dL/dh from its last step to its first.
     // d_bs and d_cs [steps, N, LANES] collect what is to be summed over channels.
-    template <int V, int HELD>
+    template <int V, int HELD, bool GATED>
     void block(int64_t batch, int64_t start, int64_t column, int64_t count, float *A, const float *first, float *g,
                float *d_A, float *d_bs, float *d_cs, float *scratch) const {
         constexpr int64_t width = V * LANES;
@@ -225,22 +119,34 @@ struct Backward {
         const int64_t steps = std::min(size.chunk, size.length - start);
         float *a = scratch, *h = a + size.chunk * row, *copies = h + (size.chunk + 1) * row;
         const Tile xs(x, batch, start, steps, column, count, width, copies);
-        const Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
+        Tile ds(delta, batch, start, steps, column, count, width, copies + copy);
         const Tile dys(d_y, batch, start, steps, column, count, width, copies + 2 * copy);
         const Tile dxs(d_x, batch, start, steps, column, count, width, copies + 3 * copy, false);
         const Tile dds(d_delta, batch, start, steps, column, count, width, copies + 4 * copy, false);
+        const Tile gates(gate, batch, start, steps, column, count, width, copies + 5 * copy);
+        const Tile dgs(d_gate, batch, start, steps, column, count, width, copies + 6 * copy, false);
+        const Tile raws = ds;
+        float *slopes = copies + 8 * copy;
+        if (size.raw) ds.data = copies + 7 * copy, ds.stride = width;
         std::memcpy(h, first, row * sizeof(float));
         const Held<V, HELD> decays(A);
         for (int64_t t = 0; t < steps; ++t) {
             ahead(xs, t, width);
-            ahead(ds, t, width);
+            ahead(raws, t, width);
             ahead(dys, t, width);
+            if (GATED) ahead(gates, t, width);
             const float *bt = b.at(batch, start + t);
             const float kept = keep.data ? *keep.at(batch, start + t) : 1.0f;
             Vector step[V], drive[V];
             for (int v = 0; v < V; ++v) {
-                step[v] = load(ds.data + t * ds.stride + v * LANES);
-                drive[v] = step[v] * load(xs.data + t * xs.stride + v * LANES);
+                step[v] = load(raws.at(t, v));
+                if (size.raw) {
+                    const Softplus softplus(step[v]);
+                    step[v] = softplus.value;
+                    store(ds.at(t, v), softplus.value);
+                    store(slopes + t * width + v * LANES, softplus.slope);
+                }
+                drive[v] = step[v] * load(xs.at(t, v));
             }
             for (int64_t n = 0; n < N; ++n)
                 for (int v = 0; v < V; ++v) {
@@ -251,16 +157,23 @@ struct Backward {
                 }
         }
         Held<V, HELD> later(g), d_decays(d_A);
+        Vector skipped[V], d_skipped[V];
+        for (int v = 0; v < V; ++v) {
+            skipped[v] = skip ? load(skip + column + v * LANES, count - v * LANES) : Vector{};
+            d_skipped[v] = Vector{};
+        }
         for (int64_t t = steps - 1; t >= 0; --t) {
             ahead(dxs, t, width);
             ahead(dds, t, width);
+            if (GATED) ahead(dgs, t, width);
             const float *bt = b.at(batch, start + t), *ct = c.at(batch, start + t);
-            Vector step[V], value[V], dy[V], drive[V], d_drive[V], d_step[V];
+            Vector step[V], value[V], dy[V], drive[V], d_drive[V], d_step[V], out[V];
             for (int v = 0; v < V; ++v) {
-                step[v] = load(ds.data + t * ds.stride + v * LANES);
-                value[v] = load(xs.data + t * xs.stride + v * LANES);
-                dy[v] = load(dys.data + t * dys.stride + v * LANES);
+                step[v] = load(ds.at(t, v));
+                value[v] = load(xs.at(t, v));
+                dy[v] = GATED ? load(dys.at(t, v)) * load(gates.at(t, v)) : load(dys.at(t, v));
                 drive[v] = step[v] * value[v];
+                out[v] = skipped[v] * value[v];
                 d_drive[v] = d_step[v] = Vector{};
             }
             for (int64_t n = 0; n < N; ++n) {
@@ -268,7 +181,9 @@ struct Backward {
                 for (int v = 0; v < V; ++v) {
                     const int64_t place = n * width + v * LANES;
                     const Vector now = later.get(n, v) + dy[v] * ct[n];
-                    to_c += dy[v] * load(h + (t + 1) * row + place);
+                    const Vector state = load(h + (t + 1) * row + place);
+                    to_c += dy[v] * state;
+                    if (GATED) out[v] += state * ct[n];
                     to_b += now * drive[v];
                     d_drive[v] += now * bt[n];
                     const Vector before = now * load(a + t * row + place);
@@ -281,21 +196,30 @@ struct Backward {
                 store(d_cs + (t * N + n) * LANES, to_c);
             }
             for (int v = 0; v < V; ++v) {
-                store(dxs.data + t * dxs.stride + v * LANES, d_drive[v] * step[v]);
-                store(dds.data + t * dds.stride + v * LANES, d_drive[v] * value[v] + d_step[v] * LN_2);
+                d_step[v] = d_drive[v] * value[v] + d_step[v] * LN_2;
+                if (size.raw) d_step[v] *= load(slopes + t * width + v * LANES);
+                store(dxs.at(t, v), d_drive[v] * step[v] + dy[v] * skipped[v]);
+                store(dds.at(t, v), d_step[v]);
+                if (GATED) store(dgs.at(t, v), load(dys.at(t, v)) * out[v]);
+                d_skipped[v] += dy[v] * value[v];
             }
+        }
+        for (int v = 0; skip && v < V; ++v) {
+            float *total = d_skip + batch * size.channels + column + v * LANES;
+            store(total, load(total, count - v * LANES) + d_skipped[v], count - v * LANES);
         }
         later.write_back();
         d_decays.write_back();
         dxs.write_back(d_x, batch, start, steps, column, count);
         dds.write_back(d_delta, batch, start, steps, column, count);
+        dgs.write_back(d_gate, batch, start, steps, column, count);
     }
 
     void run(const Task &task) const {
         const Packed &packed = task.packed;
         const int64_t N = size.states, width = 2 * LANES, lanes = size.chunk * N * LANES, all = packed.size();
         const int64_t plane = task.batch * N * size.channels, group = packed.first / size.group;
-        Scratch scratch(3 * all + 2 * lanes + (2 * size.chunk + 1) * N * width + 5 * size.chunk * width);
+        Scratch scratch(3 * all + 2 * lanes + (2 * size.chunk + 1) * N * width + 9 * size.chunk * width);
         float *A = scratch, *g = A + all, *d_A = g + all, *d_bs = d_A + all, *d_cs = d_bs + lanes;
         packed.pack(A, decay, LOG2_E);
         packed.pack(g, d_last + plane);
@@ -306,15 +230,15 @@ struct Backward {
             with_states(N, [&](auto held) {
                 blocks(packed.first, packed.last, [&](auto registers, int64_t column, int64_t count) {
                     const int64_t own = packed.at(column);
-                    block<registers, held>(task.batch, start, column, count, A + own, first + own, g + own, d_A + own,
-                                           d_bs, d_cs, d_cs + lanes);
+                    const auto call = gate.data ? &Backward::block<registers, held, true>
+                                                : &Backward::block<registers, held, false>;
+                    (this->*call)(task.batch, start, column, count, A + own, first + own, g + own, d_A + own, d_bs,
+                                  d_cs, d_cs + lanes);
                 });
             });
             const int64_t place = ((group * size.batch + task.batch) * size.length + start) * N;
-            for (int64_t i = 0; i < steps * N; ++i) {
-                d_b[place + i] = sum(load(d_bs + i * LANES));
-                d_c[place + i] = sum(load(d_cs + i * LANES));
-            }
+            sums(d_bs, steps * N, d_b + place);
+            sums(d_cs, steps * N, d_c + place);
         }
         packed.unpack(d_initial + plane, g);
         packed.unpack(d_decay + plane, d_A);

@@ -29,13 +29,12 @@ constexpr int LANES = 4;
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
 
-inline Vector load(const float *address) {
-    Vector value;
-    std::memcpy(&value, address, sizeof value);
-    return value;
-}
+// Registers in memory, anywhere. The compiler knows them for floats: writing them changes no number of another kind.
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
 
-inline void store(float *address, Vector value) { std::memcpy(address, &value, sizeof value); }
+inline Vector load(const float *address) { return *reinterpret_cast<const Unaligned *>(address); }
+
+inline void store(float *address, Vector value) { *reinterpret_cast<Unaligned *>(address) = value; }
 
 // The first `count` lanes in memory, zeros in the others.
 inline Vector load(const float *address, int64_t count) {
@@ -72,6 +71,31 @@ inline float sum(Vector value) {
 #endif
 }
 
+// The sums of `count` registers in memory, one after the other.
+inline void sums(const float *registers, int64_t count, float *to) {
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    // Sixteen at a time, halving what is left of each: pairs of rows meet in one register, at every level.
+    for (; i + LANES <= count; i += LANES) {
+        __m512 rows[LANES];
+        for (int k = 0; k < LANES; ++k) rows[k] = (__m512)load(registers + (i + k) * LANES);
+        for (int k = 0; k < 8; ++k)
+            rows[k] = _mm512_maskz_unpacklo_ps(-1, rows[2 * k], rows[2 * k + 1]) +
+                      _mm512_maskz_unpackhi_ps(-1, rows[2 * k], rows[2 * k + 1]);
+        for (int k = 0; k < 4; ++k) {
+            const __m512d a = (__m512d)rows[2 * k], b = (__m512d)rows[2 * k + 1];
+            rows[k] = (__m512)_mm512_maskz_unpacklo_pd(-1, a, b) + (__m512)_mm512_maskz_unpackhi_pd(-1, a, b);
+        }
+        for (int left = 2; left > 0; left /= 2)
+            for (int k = 0; k < left; ++k)
+                rows[k] = _mm512_maskz_shuffle_f32x4(-1, rows[2 * k], rows[2 * k + 1], 0x88) +
+                          _mm512_maskz_shuffle_f32x4(-1, rows[2 * k], rows[2 * k + 1], 0xdd);
+        store(to + i, (Vector)rows[0]);
+    }
+#endif
+    for (; i < count; ++i) to[i] = sum(load(registers + i * LANES));
+}
+
 inline float largest(Vector value) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)value);
@@ -84,26 +108,30 @@ inline float largest(Vector value) {
 
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.69314718055994531f;
 
+// c_0 + c_1 x + c_2 x² + …
+template <int COUNT> inline Vector polynomial(const float (&c)[COUNT], Vector x) {
+    Vector sum = all(c[COUNT - 1]);
+    for (int k = COUNT - 2; k >= 0; --k) sum = sum * x + c[k];
+    return sum;
+}
+
 // 2^x within 1 ulp; 0 below the smallest normal number, infinite above the largest; NaN for NaN only.
 inline Vector power_of_two(Vector x) {
-    const Vector low = all(-152.0f), high = all(130.0f);
-#if defined(__AVX512F__)
-    x = (Vector)_mm512_maskz_max_ps(-1, (__m512)low, (__m512)x);  // the second operand where one is NaN
-    x = (Vector)_mm512_maskz_min_ps(-1, (__m512)high, (__m512)x);
+#if defined(__AVX512DQ__)
+    // The processor takes the nearest integer away, and scales by it, whatever the size of x.
+    const Vector r = (Vector)_mm512_maskz_reduce_ps(-1, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vector n = x - r;
 #else
+    const Vector low = all(-152.0f), high = all(130.0f);
     x = x < low ? low : x;
     x = x > high ? high : x;
-#endif
     const Vector magic = all(12582912.0f);  // 1.5 · 2^23: adding and taking it away rounds to an integer
     const Vector n = (x + magic) - magic, r = x - n;
-    Vector p = all(1.535336196e-4f);  // 2^r = 1 + r q(r) for |r| ≤ 1/2, q by least maximum of the relative error, 2e-9
-    p = p * r + 1.339887472e-3f;
-    p = p * r + 9.618437360e-3f;
-    p = p * r + 5.550332470e-2f;
-    p = p * r + 2.402264791e-1f;
-    p = p * r + 6.931472029e-1f;
-    p = p * r + 1.0f;
-#if defined(__AVX512F__)
+#endif
+    // 2^r = 1 + r q(r) for |r| ≤ 1/2, q by least maximum of the relative error, 2e-9
+    const Vector p = polynomial({1.0f, 6.931472029e-1f, 2.402264791e-1f, 5.550332470e-2f, 9.618437360e-3f,
+                                 1.339887472e-3f, 1.535336196e-4f}, r);
+#if defined(__AVX512DQ__)
     return (Vector)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)n);
 #else
     const Integers power = __builtin_convertvector(n, Integers), half = power >> 1;

@@ -17,8 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from star.liv.kernels.native import side_by_side
+from star.liv.kernels.selective_scan import finished
 from star.liv.kernels.triton import on
 
 CHANNELS = 32  # of a block: a row of float32 is one line of the cache
@@ -192,10 +194,22 @@ def _backward(
     tl.store(d_decay + batch * size + places, d_rates, mask=inside)
 
 
-def selective_scan(*inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+def selective_scan(
+    x: Tensor,
+    delta: Tensor,
+    decay: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor,
+    keep: Tensor | None,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    raw: bool,
+) -> tuple[Tensor, Tensor]:
     """Takes what the operator takes, in any mixture of precisions; y and the last state are float32."""
-    y, last = _SelectiveScan.apply(*inputs)
-    return y, last
+    step = functional.softplus(delta.float()) if raw else delta
+    y, last = _SelectiveScan.apply(x, step, decay, b, c, state, keep)
+    return finished(y, x, skip, gate), last
 
 
 class _SelectiveScan(torch.autograd.Function):

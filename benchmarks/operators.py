@@ -1,10 +1,10 @@
 """What operators take, forward and backward, beside their peers and what the machine can do.
 
 ``python benchmarks/operators.py [--only scan] [--rounds N] [--out FOLDER]`` writes ``operators.csv`` and
-``operators.md``. All variants of an operator take turns on the same inputs, in one process with one thread, so a busy
-machine slows all of them; ratios are formed round by round. Peers come with the extra ``bench``; one that is not
-installed is left out and named on stderr. An operator is a row of ``OPERATORS`` in ``peers.py``. ``--device cuda``
-measures the rows of ``gpu.py`` instead and writes ``operators-cuda.csv`` and ``operators-cuda.md``.
+``operators.md``. All variants of an operator take turns of at least 50 ms on the same inputs, in one process with one
+thread, so a busy machine slows all of them; ratios are formed round by round. Peers come with the extra ``bench``; one
+that is not installed is left out and named on stderr. An operator is a row of ``OPERATORS`` in ``peers.py``. ``--device
+cuda`` measures the rows of ``gpu.py`` instead and writes ``operators-cuda.csv`` and ``operators-cuda.md``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from star.liv import kernels
 SIZES = ((64, 256, 16), (256, 1024, 4), (768, 4096, 1))  # width, length, batch: 12,288 to 3,145,728 numbers a tensor
 ROUNDS = 7
 FEWEST_ROUNDS = 5
+TURN = 0.05  # seconds that a variant's turn lasts at least
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,12 @@ def once(function: Function, inputs: Sequence[Any], weights: Tensor) -> tuple[Te
 
 
 def timed(function: Function, inputs: Sequence[Any], weights: Tensor) -> float:
-    start = perf_counter()
-    once(function, inputs, weights)
-    return 1000 * (perf_counter() - start)
+    """Milliseconds of a call: the mean of as many as `TURN` holds, so that what ran before disturbs none of them."""
+    start, calls, seconds = perf_counter(), 0, 0.0
+    while seconds < TURN:
+        once(function, inputs, weights)
+        calls, seconds = calls + 1, perf_counter() - start
+    return 1000 * seconds / calls
 
 
 def extra_memory(operator: str, variant: str, size: tuple[int, int, int]) -> float | None:

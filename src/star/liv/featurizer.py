@@ -11,7 +11,7 @@ from star.genome import ChannelMixing, FeatureGroup, LivClass, Nonlinearity, Par
 from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels.convolution import short_convolution
 from star.liv.kernels.projections import joined, projections
-from star.liv.maps import Dense, Factored, activate, channel_map, undecayed
+from star.liv.maps import Dense, Factored, activate, channel_map, hooked, undecayed
 from star.liv.shift import NEAREST, Shift, resampled, spread
 from star.liv.sizes import SHORT_TAPS, group_channels, head_size, inner_width, step_rank
 from star.liv.state import OperatorState, Slot, slide
@@ -179,6 +179,7 @@ class Featurizer(nn.Module):
             for name in names
             if isinstance(group := self.groups[name], ProjectedGroup)
             and isinstance(project := group.project, (Dense, Factored))
+            and not any(map(hooked, project.modules()))
         }
         if len(maps) < 2 or not joined(x):
             return {}

@@ -36,6 +36,12 @@ def of_state_space(parameter: nn.Parameter) -> nn.Parameter:
     return undecayed(parameter)
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether something is to happen when a module is called, beside its forward."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 class Dense(nn.Module):
     """y = W x. weight: [out, in], normal with variance 1/(3 in) as torch's own linear layer has it."""
 

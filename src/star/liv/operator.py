@@ -15,7 +15,7 @@ from star.liv.kernels.gated_mlp import gated_mlp
 from star.liv.kernels.projections import joined
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
-from star.liv.maps import Dense, channel_map
+from star.liv.maps import Dense, channel_map, hooked
 from star.liv.mixer import DiagonalMixer, Mixer
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
@@ -129,13 +129,17 @@ class Operator(nn.Module):
         return output
 
     def _gated_maps(self) -> list[Dense]:
-        """The maps to gate, up and output of a unit that is these and swish and shares no features; else none."""
+        """The maps to gate, up and output of a unit that is these and swish and shares no features; else none. They may
+        be applied without calling any module, so that there must be no hooks."""
         if not isinstance(self.mixer, DiagonalMixer) or self.mixer.nonlinearity is not Nonlinearity.SWISH:
             return []
         if self.sharing.taken or self.sharing.given:
             return []
         maps = [*(self.featurizer.linear_map(name) for name in ("gate", "up")), self.output]
-        return [one for one in maps if isinstance(one, Dense)] if all(isinstance(one, Dense) for one in maps) else []
+        if any(map(hooked, (self.mixer, self.featurizer, *self.featurizer.groups.values()))):
+            return []
+        plain = [one for one in maps if isinstance(one, Dense) and not hooked(one)]
+        return plain if len(plain) == len(maps) else []
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
         """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""

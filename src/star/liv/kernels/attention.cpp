@@ -15,15 +15,8 @@
 namespace {
 
 constexpr int SIDE = 48, REGISTERS = SIDE / LANES;
+constexpr float LARGEST = 3.402823466e38f;
 constexpr int AHEAD = 8, LINE = 16;  // tokens between what is asked for and what is read; floats of a line of the cache
-
-// [batch, head, time, element] with elements side by side; distances in floats.
-struct Heads {
-    float *data;
-    int64_t batch, head, time;
-
-    float *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
-};
 
 struct Sizes {
     int64_t batch, heads, kv_heads, length, size, threads;
@@ -153,7 +146,7 @@ struct Forward {
         const float scale = LOG2_E / std::sqrt(float(D));
         const int rows = size.rows(last);
         Vector sums[REGISTERS] = {}, tops[REGISTERS];
-        for (Vector &top : tops) top = all(-INFINITY);
+        for (Vector &top : tops) top = all(-LARGEST);  // finite, so that -∞ is far below it
         transpose<D>(Qt, Q);
         std::fill(Y, Y + SIDE * D, 0.0f);
         for (int64_t block = 0; block <= last; ++block) {

@@ -20,6 +20,7 @@ from torch.nn import functional
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
 from star.liv.kernels.rotary import phases, rotate
+from star.liv.kernels.rows import Heads, heads_of, time_before_heads
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
@@ -53,12 +54,6 @@ def _portable(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> T
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
 
 
-class _Heads(ctypes.Structure):
-    """A tensor [B, heads, ℓ, h] whose last dimension is contiguous."""
-
-    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "time")))
-
-
 class _Sizes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "length", "size", "threads"))
 
@@ -66,7 +61,7 @@ class _Sizes(ctypes.Structure):
 class _Forward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, _Heads) for name in ("q", "k", "v", "y")),
+        *((name, Heads) for name in ("q", "k", "v", "y")),
         *((name, ctypes.c_void_p) for name in ("turns", "rows")),
     )
 
@@ -74,7 +69,7 @@ class _Forward(ctypes.Structure):
 class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, _Heads) for name in ("q", "k", "v", "y", "d_y", "d_q", "d_k", "d_v")),
+        *((name, Heads) for name in ("q", "k", "v", "y", "d_y", "d_q", "d_k", "d_v")),
         *((name, ctypes.c_void_p) for name in ("turns", "rows")),
     )
 
@@ -88,8 +83,8 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
         q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
-        y, rows, turns = _time_before_heads(q), torch.empty(2, *q.shape[:3]), _turns(q, position)
-        heads = [_heads(tensor) for tensor in (q, k, v, y)]
+        y, rows, turns = time_before_heads(q), torch.empty(2, *q.shape[:3]), _turns(q, position)
+        heads = [heads_of(tensor) for tensor in (q, k, v, y)]
         others = map(native.address, (turns, rows))
         native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, *others))
         ctx.save_for_backward(q, k, v, y, rows)
@@ -100,8 +95,9 @@ class _Native(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, y, rows = ctx.saved_tensors
-        gradients, turns = [_time_before_heads(tensor) for tensor in (q, k, v)], _turns(q, ctx.position)
-        heads = [_heads(tensor) for tensor in (q, k, v, y, native.side_by_side(d_y), *gradients)]
+        d_y = native.side_by_side(d_y)  # must live until C++ has read it
+        gradients, turns = [time_before_heads(tensor) for tensor in (q, k, v)], _turns(q, ctx.position)
+        heads = [heads_of(tensor) for tensor in (q, k, v, y, d_y, *gradients)]
         others = map(native.address, (turns, rows))
         native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, *others))
         return *gradients, None
@@ -114,16 +110,6 @@ def _turns(q: Tensor, position: int | None) -> Tensor | None:
 
 def _sizes(q: Tensor, k: Tensor) -> _Sizes:
     return _Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], torch.get_num_threads())
-
-
-def _heads(tensor: Tensor) -> _Heads:
-    return _Heads(tensor.data_ptr(), *tensor.stride()[:3])
-
-
-def _time_before_heads(like: Tensor) -> Tensor:
-    """Uninitialised [B, heads, ℓ, h], laid out as the projections before and after attention have it."""
-    batch, heads, length, size = like.shape
-    return torch.empty(batch, length, heads, size).transpose(1, 2)
 
 
 def _serves(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> bool:

@@ -2,8 +2,8 @@
 
     g = W_g x,    u = W_u x,    y = W_d (swish(g) ⊙ u)
 
-A block of tokens after the other goes through all of it, so that what lies between two products is still in the cache
-for the second one. g and u are kept; swish(g) ⊙ u, which autograd would keep too, is computed again backward.
+A block of tokens after the other goes through all of it. g and u are kept; swish(g) ⊙ u, which autograd would keep too,
+is computed again backward, block by block, and so are the gradients of g and u: neither is ever there for all tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 from star.liv.kernels import gated_unit, native
 from star.liv.kernels.choice import Kernel, Native
 
-BLOCK = 512  # tokens of one thread; enough for products at full speed
+BLOCK = 512  # tokens; enough for products at full speed, and whatever the number of threads, so that it rounds alike
 
 
 def gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -80,23 +80,38 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, gate, up, down, g, u = ctx.saved_tensors
         blocks, d_y = _blocks(x), d_y.contiguous()
-        d_x, d_gate, d_up, d_down = torch.empty_like(x), *(torch.zeros_like(weight) for weight in (gate, up, down))
+        wanted = ctx.needs_input_grad
+        d_x = torch.empty_like(x) if wanted[0] else None
+        d_gate, d_up, d_down = (
+            torch.zeros_like(weight) if needed else None
+            for weight, needed in zip((gate, up, down), wanted[1:4], strict=True)
+        )
         buffers = [x.new_empty(blocks[0].stop, gate.shape[0]) for _ in range(3)]
         for rows in blocks:
             product, d_g, d_u = (buffer[: rows.stop - rows.start] for buffer in buffers)
-            torch.mm(d_y[rows], down, out=d_u)  # the gradient of the product, until that of u takes its place
-            ctx.elementwise.gradients(g[rows], u[rows], d_u, product, d_g, d_u)
-            d_down.addmm_(d_y[rows].t(), product)
-            d_gate.addmm_(d_g.t(), x[rows])
-            d_up.addmm_(d_u.t(), x[rows])
-            torch.mm(d_g, gate, out=d_x[rows]).addmm_(d_u, up)
+            if any(wanted[:3]):
+                torch.mm(d_y[rows], down, out=d_u)  # the gradient of the product, until that of u takes its place
+                ctx.elementwise.gradients(g[rows], u[rows], d_u, product, d_g, d_u)
+            else:
+                ctx.elementwise.product(g[rows], u[rows], product)
+            if d_down is not None:
+                d_down.addmm_(d_y[rows].t(), product)
+            if d_gate is not None:
+                d_gate.addmm_(d_g.t(), x[rows])
+            if d_up is not None:
+                d_up.addmm_(d_u.t(), x[rows])
+            if d_x is not None:
+                torch.mm(d_g, gate, out=d_x[rows]).addmm_(d_u, up)
         return d_x, d_gate, d_up, d_down, None
 
 
 def _blocks(x: Tensor) -> list[slice]:
+    """Of tokens, at least one. In half precision and on GPUs all are one: sums over blocks would be rounded to it, and
+    there is no cache to stay in."""
     count = x.shape[0]
-    step = BLOCK * torch.get_num_threads() if x.device.type == "cpu" else max(1, count)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)] or [slice(0, 0)]
+    whole = x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
+    step = max(1, count) if whole else BLOCK
+    return [slice(start, min(start + step, count)) for start in range(0, max(1, count), step)]
 
 
 def _portable(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -109,7 +124,7 @@ def _native(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 def _applied(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, elementwise: _Elementwise) -> Tensor:
     y: Tensor = _Blocks.apply(x.flatten(0, -2), gate, up, down, elementwise)
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], down.shape[0])
 
 
 def _serves(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:

@@ -52,6 +52,7 @@ class _Backward(ctypes.Structure):
     _fields_ = (("size", _Sizes), *((name, _Matrix) for name in ("gate", "up", "d_y", "y", "d_gate", "d_up")))
 
 
+NARROW = 64
 FEWEST = 1 << 12  # elements; below, calls cost more than memory
 SOURCE = "gated_unit.cpp"
 
@@ -96,7 +97,9 @@ class _Native(torch.autograd.Function):
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    return tensor.view(-1, tensor.shape[-1] if tensor.dim() else 1)
+    """[rows, width]: one row of all numbers where rows would be too narrow."""
+    width = tensor.shape[-1] if tensor.dim() else 1
+    return tensor.view(-1, width) if width >= NARROW else tensor.view(1, -1)
 
 
 def _serves(gate: Tensor, up: Tensor) -> bool:

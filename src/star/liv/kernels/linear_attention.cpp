@@ -22,14 +22,6 @@ constexpr int64_t TASKS = 4;       // for each thread at least, so that none wai
 constexpr int64_t ASKED = 384;     // floats of a tensor that are asked for during a tile of a product
 static_assert(CHUNK % LANES == 0 && CHUNK % BLOCK == 0);
 
-// [batch, head, time, element] with elements side by side; distances in floats.
-struct Heads {
-    float *data;
-    int64_t batch, head, time;
-
-    float *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
-};
-
 // What comes next, asked for while this is computed: rows lie so far apart in memory that the machine foresees none.
 class Ahead {
     struct {

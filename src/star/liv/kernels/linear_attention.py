@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.rows import Heads, heads_of, time_before_heads
 
 SHORTEST_CHUNK = 32  # tokens; with as many as a head is wide, the work within chunks equals that between them
 
@@ -40,9 +41,10 @@ class _LinearAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shapes = [tensor.shape for tensor in ctx.saved_tensors[:3]]
-        after = _sum_before((ctx.saved_tensors[0].mT @ gradient).flip(1)).flip(1)
-        q, k, v, before, after, dy = (tensor.flatten(0, 1) for tensor in (*ctx.saved_tensors, after, gradient))
+        saved = ctx.saved_tensors  # which may be asked for once, under a checkpoint
+        shapes = [tensor.shape for tensor in saved[:3]]
+        after = _sum_before((saved[0].mT @ gradient).flip(1)).flip(1)
+        q, k, v, before, after, dy = (tensor.flatten(0, 1) for tensor in (*saved, after, gradient))
         scores = torch.bmm(q, k.mT).tril_()
         d_scores = torch.bmm(dy, v.mT).tril_()
         d_q = torch.bmm(d_scores, k).baddbmm_(dy, before.mT)
@@ -68,16 +70,10 @@ def _portable(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.view(*q.shape[:2], length + padding, v.shape[3])[:, :, :length]
 
 
-class _Heads(ctypes.Structure):
-    """A tensor [B, H, ℓ, ·] whose last dimension is contiguous; a negative distance reads it from its end."""
-
-    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "time")))
-
-
 class _Pass(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "keys", "values", "threads")),
-        *((name, _Heads) for name in ("q", "k", "v", "y")),
+        *((name, Heads) for name in ("q", "k", "v", "y")),
     )
 
 
@@ -110,18 +106,11 @@ class _Native(torch.autograd.Function):
 def _sum(q: Tensor, k: Tensor, v: Tensor, backwards: bool = False) -> Tensor:
     """y_i = Σ (q_i · k_j) v_j over j ≤ i, or j ≥ i, laid out as the projections before and after have it."""
     batch, heads, length, keys = q.shape
-    y = q.new_empty(batch, length, heads, v.shape[3]).transpose(1, 2)
-    tensors = (_heads(tensor, backwards) for tensor in (q, k, v, y))
+    y = time_before_heads(q, v.shape[3])
+    tensors = (heads_of(tensor, backwards) for tensor in (q, k, v, y))
     record = _Pass(batch, heads, length, keys, v.shape[3], torch.get_num_threads(), *tensors)
     native.library(SOURCE).call("linear_attention", record)
     return y
-
-
-def _heads(tensor: Tensor, backwards: bool) -> _Heads:
-    batch, head, time, _ = tensor.stride()
-    if not backwards:
-        return _Heads(tensor.data_ptr(), batch, head, time)
-    return _Heads(tensor.data_ptr() + (tensor.shape[2] - 1) * time * tensor.element_size(), batch, head, -time)
 
 
 def _serves(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -13,6 +13,28 @@ class Rows(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("time", ctypes.c_int64))
 
 
+class Heads(ctypes.Structure):
+    """A tensor [B, H, ℓ, ·] whose last dimension is contiguous; `Heads` of vector.h. A negative distance reads it from
+    its end."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "head", "time")))
+
+
+def heads_of(tensor: Tensor, backwards: bool = False) -> Heads:
+    """As it lies, or with its tokens from the last to the first."""
+    batch, head, time, _ = tensor.stride()
+    if not backwards:
+        return Heads(tensor.data_ptr(), batch, head, time)
+    return Heads(tensor.data_ptr() + (tensor.shape[2] - 1) * time * tensor.element_size(), batch, head, -time)
+
+
+def time_before_heads(like: Tensor, size: int | None = None) -> Tensor:
+    """Uninitialised [B, H, ℓ, size] like a tensor [B, H, ℓ, ·], laid out as the projections before and after attention
+    have it."""
+    batch, heads, length, own = like.shape
+    return like.new_empty(batch, length, heads, size or own).transpose(1, 2)
+
+
 def rows_of(tensor: Tensor | None) -> Rows:
     """None is a null pointer; [1 or B, ℓ] is one number for each token, in one row for the whole batch where it is
     [1, ℓ]."""

@@ -171,6 +171,14 @@ struct Rows {
     float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
 };
 
+// [batch, head, time, element] with elements side by side; distances in floats.
+struct Heads {
+    float *data;
+    int64_t batch, head, time;
+
+    float *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
+};
+
 // Memory of one call, aligned to a register, filled with zeros or left as it is.
 class Scratch {
     Vector *data;

@@ -1,0 +1,87 @@
+"""The gated unit with its maps in one: what a LIV makes of it, and what nobody wants is not computed."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from star import OptionPool
+from star.liv import LIV
+from star.liv.kernels import forced, native
+from star.liv.kernels.gated_mlp import BLOCK, gated_mlp
+
+GATED_UNIT = 9
+implementations = pytest.mark.parametrize(
+    "implementation",
+    [
+        "portable",
+        pytest.param("native", marks=pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")),
+    ],
+)
+
+
+def inputs(tokens: int = BLOCK + 7, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, tokens, 16), (24, 16), (24, 16), (8, 24)]
+    return [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
+
+
+@implementations
+@pytest.mark.parametrize("wanted", [each for each in product([False, True], repeat=4) if any(each)])
+def test_each_gradient_alone_and_with_others(implementation: str, wanted: tuple[bool, ...]) -> None:
+    given = inputs()
+    leaves = [tensor.requires_grad_(needed) for tensor, needed in zip(given, wanted, strict=True)]
+    leaves = [tensor for tensor in leaves if tensor.requires_grad]
+    found = []
+    for name in (implementation, "reference"):
+        with forced(name):
+            found.append(torch.autograd.grad(gated_mlp(*given).square().sum(), leaves))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+def test_sums_over_many_tokens_are_not_rounded_to_half_precision() -> None:
+    """The gradient of a weight in bfloat16 is as near to the exact one after 16 blocks as after one."""
+    exact = [tensor.requires_grad_() for tensor in inputs(16 * BLOCK, torch.float64)]
+    rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    expected = torch.autograd.grad(gated_mlp(*exact).sum(), exact[1:])
+    found = torch.autograd.grad(gated_mlp(*rounded).sum(), rounded[1:])
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm() / other.norm()) < 6e-3
+
+
+@implementations
+@pytest.mark.parametrize("shape", [(0, 8, 64), (2, 0, 64), (1, 1, 64)])
+def test_nothing_is_a_batch_too(implementation: str, shape: tuple[int, int, int]) -> None:
+    liv = LIV(OptionPool.paper()[GATED_UNIT], 64)
+    with forced(implementation):
+        y = liv(torch.zeros(shape))
+        y.sum().backward()
+    assert y.shape == shape
+    assert all(bool((parameter.grad == 0).all()) for parameter in liv.parameters())
+
+
+def test_hooks_are_called_while_training() -> None:
+    liv, called = LIV(OptionPool.paper()[GATED_UNIT], 64), []
+    x = torch.randn(1, 20, 64)
+    expected = liv(x)
+    for name, module in liv.named_modules():
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    torch.testing.assert_close(liv(x), expected)
+    operator = "branches.0"
+    assert {f"{operator}.output", f"{operator}.mixer", f"{operator}.featurizer.groups.gate.project"} <= set(called)
+
+
+def test_a_pruned_map_is_trained() -> None:
+    """Pruning computes a weight anew before each call."""
+    from torch.nn.utils import prune
+
+    liv = LIV(OptionPool.paper()[GATED_UNIT], 64)
+    prune.random_unstructured(liv.operators[0].output, "weight", 0.5)
+    for _ in range(2):
+        liv(torch.randn(1, 20, 64)).square().sum().backward()
+    gone = liv.operators[0].output.weight_mask == 0
+    assert bool((liv.operators[0].output.weight_orig.grad[gone] == 0).all())

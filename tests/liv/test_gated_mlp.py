@@ -6,21 +6,15 @@ from itertools import product
 
 import pytest
 import torch
+from kernel_marks import implementations
 from torch import Tensor
 
 from star import OptionPool
 from star.liv import LIV
-from star.liv.kernels import forced, native
+from star.liv.kernels import forced
 from star.liv.kernels.gated_mlp import BLOCK, gated_mlp
 
 GATED_UNIT = 9
-implementations = pytest.mark.parametrize(
-    "implementation",
-    [
-        "portable",
-        pytest.param("native", marks=pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")),
-    ],
-)
 
 
 def inputs(tokens: int = BLOCK + 7, dtype: torch.dtype = torch.float32) -> list[Tensor]:

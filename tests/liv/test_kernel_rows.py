@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_marks import NEEDS_COMPILER, implementations
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from star.liv.kernels import KERNELS, Implementation, Kernel, forced, native
+from star.liv.kernels import KERNELS, Implementation, Kernel, forced
 from star.liv.kernels.attention import ATTENTION, HEAD_SIZES
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
 from star.liv.kernels.decoding import DECODING
@@ -30,7 +31,6 @@ from star.liv.kernels.rotary import ROTARY
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN
 from star.liv.kernels.state_space import S4D_KERNEL
 
-NEEDS_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
 SINGLE, DOUBLE = torch.float32, torch.float64
 ERROR = {SINGLE: 5e-6, DOUBLE: 1e-11}
 
@@ -176,9 +176,6 @@ INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
 OPERATORS = [kernel for kernel in KERNELS if kernel is not DECODING]
 
 rows = pytest.mark.parametrize("kernel", OPERATORS, ids=lambda kernel: kernel.name)
-implementations = pytest.mark.parametrize(
-    "implementation", [Implementation.PORTABLE, pytest.param(Implementation.NATIVE, marks=NEEDS_COMPILER)]
-)
 
 
 def outputs_and_gradients(kernel: Kernel, implementation: Implementation, inputs: Sequence[Any]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from kernel_marks import NEEDS_COMPILER, implementations
 from torch import Tensor
 
 from star.errors import StarError
@@ -15,12 +16,8 @@ from star.liv.kernels.attention import ATTENTION, causal_attention
 from star.liv.kernels.liquid_scan import liquid_scan
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN, selective_scan
 
-NEEDS_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
 PORTABLE = Implementation.PORTABLE
 PLAIN = (None, None, None, False)  # a scan that forgets nothing, without skip and gate, of finished Δ
-implementations = pytest.mark.parametrize(
-    "implementation", [PORTABLE, pytest.param(Implementation.NATIVE, marks=NEEDS_COMPILER)]
-)
 
 
 def outputs_and_gradients(

@@ -9,16 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_marks import NEEDS_COMPILER, implementations
 from torch import Tensor
 
-from star.liv.kernels import Implementation, forced, native
+from star.liv.kernels import Implementation, forced
 from star.liv.kernels import linear_attention as kernel
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION, linear_attention
-
-NEEDS_COMPILER = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
-implementations = pytest.mark.parametrize(
-    "implementation", [Implementation.PORTABLE, pytest.param(Implementation.NATIVE, marks=NEEDS_COMPILER)]
-)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

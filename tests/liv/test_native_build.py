@@ -14,12 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from kernel_marks import NEEDS_COMPILER
 
 from star.errors import StarError
 from star.liv.kernels import native
 from star.liv.kernels.choice import Implementation, Kernel, Native, choice
 
-pytestmark = pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
+pytestmark = NEEDS_COMPILER
 PROCESSES = 6
 
 

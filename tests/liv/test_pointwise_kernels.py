@@ -6,21 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_marks import NEEDS_COMPILER, implementations
 from torch import Tensor
 from torch.nn import functional
 
-from star.liv.kernels import forced, native
+from star.liv.kernels import forced
 from star.liv.kernels.gated_unit import GATED_UNIT, gated_unit
 from star.liv.kernels.rms_norm import RMS_NORM, add_rms_norm
 
 EPSILON = 1e-5
-implementations = pytest.mark.parametrize(
-    "implementation",
-    [
-        "portable",
-        pytest.param("native", marks=pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")),
-    ],
-)
 
 
 def random(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -106,7 +100,7 @@ def test_views_that_are_not_contiguous(implementation: str) -> None:
     assert_close(compared(lambda x, u, w: add_rms_norm(x, u, w, EPSILON), [gate, up, weight], implementation))
 
 
-@pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
+@NEEDS_COMPILER
 def test_threads_change_no_bit() -> None:
     inputs = [random(4, 400, 24, seed=0), random(4, 400, 24, seed=1), random(24, seed=2)]
     before = torch.get_num_threads()
@@ -121,7 +115,7 @@ def test_threads_change_no_bit() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-@pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
+@NEEDS_COMPILER
 def test_other_types_run_portable() -> None:
     x = random(1, 2, 8, seed=0)
     assert RMS_NORM.chosen(x, None, random(8, seed=1), EPSILON) == "native"

@@ -229,3 +229,35 @@ def test_cuda_and_threads_are_untouched_by_the_preload() -> None:
         "assert threading.active_count() == 1"
     )
     subprocess.run([sys.executable, "-c", check], check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_a_trial_imports_next_to_nothing_that_is_not_preloaded() -> None:
+    check = """
+import sys
+import star.synthesis.preload
+
+before = set(sys.modules)
+
+import torch
+from star.evaluation import perplexity
+from star.genome import OptionPool, random_genome
+from star.lm import LanguageModel, analyse
+from star.training.optimizer import AdamW, parameter_groups
+from random import Random
+
+pool = OptionPool.full()
+for seed in range(16):
+    genome = random_genome(pool, 8, Random(seed))
+    analyse(genome, pool, width=32, length=64)
+    model = LanguageModel.from_genome(genome, pool=pool, width=32, vocab_size=64, length=64)
+    tokens = torch.randint(64, (2, 65))
+    model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    AdamW(parameter_groups(model, 0.1), lr=1e-3).step()
+    perplexity(model, tokens.flatten().numpy(), length=64, tokens=128)
+late = sorted(set(sys.modules) - before)
+late = [name for name in late if name.partition(".")[0] in {"torch", "sympy", "numpy", "star"}]
+assert len(late) <= 3, late
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_model import TinyModel
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from star.data import TokenizedCorpus
 from star.errors import StarError
 from star.training import Diverged, StepReport, TrainingRecipe, train
+from star.training.optimizer import AdamW
 from star.training.schedule import learning_rate
 
 
@@ -62,23 +62,24 @@ def test_micro_batches_change_the_memory_and_not_the_result(corpus: TokenizedCor
     assert torch.allclose(whole.hidden.weight, parts.hidden.weight, atol=1e-5)
 
 
-def test_the_gradient_is_clipped(corpus: TokenizedCorpus, recipe: TrainingRecipe) -> None:
+def test_the_gradient_is_clipped(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     norms: list[float] = []
 
     class Watched(TinyModel):
         def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
             return super().loss(tokens, targets) * 100
 
-    model = Watched()
-    hook = register_optimizer_step_pre_hook(
-        lambda *_: norms.append(
-            math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None))
-        )
-    )
-    try:
-        train(model, corpus, recipe, seed=0)
-    finally:
-        hook.remove()
+    model, step = Watched(), AdamW.step
+
+    def watched(optimizer: AdamW) -> None:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norms.append(math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients)))
+        step(optimizer)
+
+    monkeypatch.setattr(AdamW, "step", watched)
+    train(model, corpus, recipe, seed=0)
     assert norms == pytest.approx([1.0] * 20, rel=1e-3)
 
 

@@ -19,6 +19,15 @@ MAX_WIDTH = 1 << 20
 MAX_LENGTH = 1 << 30
 
 
+def require_backbone(genome: BackboneGenome, pool: OptionPool, width: int, length: int) -> None:
+    """StarError for a genome that is invalid over the pool, or sizes that no backbone has."""
+    require_valid(genome, pool)
+    if width < 8 or width % 8 or width > MAX_WIDTH:
+        raise StarError(f"width {width} is no multiple of 8 from 8 to {MAX_WIDTH}; use 64, 128, 256 and so on.")
+    if not 1 <= length <= MAX_LENGTH:
+        raise StarError(f"length {length} is not from 1 to {MAX_LENGTH}; give the tokens that sequences have.")
+
+
 class Backbone(nn.Module):
     """y^n = u + Σ_p w_p T_p(norm(u)) norm(u) for each stage in turn, with u = y^{n-1}, plus the output of an earlier
     stage where a residual group says so (A.7), over the parallel paths p of the stage. [B, ℓ, d] → [B, ℓ, d].
@@ -31,11 +40,7 @@ class Backbone(nn.Module):
 
     def __init__(self, genome: BackboneGenome, pool: OptionPool, *, width: int, length: int = 4096) -> None:
         super().__init__()
-        require_valid(genome, pool)
-        if width < 8 or width % 8 or width > MAX_WIDTH:
-            raise StarError(f"width {width} is no multiple of 8 from 8 to {MAX_WIDTH}; use 64, 128, 256 and so on.")
-        if not 1 <= length <= MAX_LENGTH:
-            raise StarError(f"length {length} is not from 1 to {MAX_LENGTH}; give the tokens that sequences have.")
+        require_backbone(genome, pool, width, length)
         genome = genome.without_identities()
         self.genome, self.pool, self.width, self.length = genome, pool, width, length
         self.stages = stages(genome)

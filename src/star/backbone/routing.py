@@ -9,7 +9,7 @@ from star.genome import Routing
 from star.liv import OperatorState, Slot
 from star.liv.kernels.scan import linear_scan
 from star.liv.maps import Dense, undecayed
-from star.liv.shift import spread
+from star.liv.shift import spread_
 from star.liv.state import replace
 
 RATE_RANGE = (1e-2, 1.0)  # of the router's Δ at initialisation, log-uniform: memories of 1 to 100 tokens
@@ -53,8 +53,7 @@ class LiquidRouter(nn.Module):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
-        with torch.no_grad():
-            self.rate_bias.copy_(spread(self.rate_bias, *RATE_RANGE))
+        spread_(self.rate_bias, *RATE_RANGE)
 
     def slots(self) -> list[Slot]:
         return [Slot("h", (self.paths,), accumulated=True)]

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from star.evaluation.mad import IGNORED, TASKS, Task
 from star.lm import LanguageModel
-from star.training.optimizer import parameter_groups
+from star.training.optimizer import AdamW, parameter_groups
 from star.training.precision import own_randomness, threads
 
 #: Builds the candidate for a task: vocabulary size, sequence length and seed → a fresh model.
@@ -77,16 +77,16 @@ def _accuracy(make_model: MakeModel, task: Task, seed: int, settings: MadSetting
     torch.manual_seed(task_seed)
     reader = _Reader(make_model(task.vocab_size, task.length, task_seed), task).to(device).train()
     trained = [parameter for parameter in reader.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameter_groups(reader, settings.weight_decay), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings.steps))
-    for _ in range(settings.steps):
+    optimizer = AdamW(parameter_groups(reader, settings.weight_decay), lr=settings.learning_rate)
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _rate(step, settings.steps)
         tokens, targets = (torch.from_numpy(part).to(device) for part in task.generate(train_data, settings.batch_size))
         loss = functional.cross_entropy(reader(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        schedule.step()
+        optimizer.zero_grad()
     tokens, targets = (torch.from_numpy(part).to(device) for part in task.generate(test_data, settings.test_sequences))
     reader.eval()
     with torch.no_grad():

@@ -12,7 +12,7 @@ from star.liv.filters import ExplicitKernel, ImplicitKernel
 from star.liv.kernels.convolution import short_convolution
 from star.liv.kernels.projections import joined, projections
 from star.liv.maps import Dense, Factored, activate, channel_map, hooked, undecayed
-from star.liv.shift import NEAREST, Shift, resampled, spread
+from star.liv.shift import NEAREST, Shift, resampled, spread_
 from star.liv.sizes import SHORT_TAPS, group_channels, head_size, inner_width, step_rank
 from star.liv.state import OperatorState, Slot, slide
 from star.liv.state_space import STEP_RANGE, Drive, Readout, StateSpaceKernel, StepSize
@@ -55,8 +55,7 @@ class ProjectedGroup(nn.Module):
             bound = SHORT_TAPS**-0.5
             nn.init.uniform_(self.taps, -bound, bound)
         if self.bias is not None and self.softplus_range is not None:
-            with torch.no_grad():
-                self.bias.copy_(spread(self.bias, *self.softplus_range))
+            spread_(self.bias, *self.softplus_range)
 
     @property
     def linear(self) -> bool:
@@ -101,11 +100,10 @@ class Constant(nn.Module):
 
     def reset_parameters(self) -> None:
         """Ones; for a raw Δ or shift as the bias of a `ProjectedGroup`."""
-        with torch.no_grad():
-            if self.softplus_range:
-                self.value.copy_(spread(self.value, *self.softplus_range))
-            else:
-                self.value.fill_(1.0)
+        if self.softplus_range:
+            spread_(self.value, *self.softplus_range)
+        else:
+            nn.init.ones_(self.value)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value.to(x.dtype).expand(*x.shape[:2], -1)

@@ -35,7 +35,7 @@ class SemiSeparableMixer(nn.Module):
 
     def reset_parameters(self) -> None:
         with torch.no_grad():
-            ramp = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.A_log.device)
+            ramp = torch.arange(1, self.state_size + 1, dtype=torch.float32, device="cpu")  # on meta it is slow
             self.A_log.copy_(ramp.log().expand_as(self.A_log))
             self.D.fill_(1.0)
 

@@ -41,15 +41,17 @@ class Shift(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.bias.copy_(spread(self.bias, NEAREST, max(1.0, float(self.window))))
+        spread_(self.bias, NEAREST, max(1.0, float(self.window)))
 
     def forward(self, x: Tensor) -> Tensor:
         raw = self.project(x)
         return bounded_shift(raw.to(torch.promote_types(raw.dtype, torch.float32)) + self.bias, self.window)
 
 
-def spread(like: Tensor, low: float, high: float) -> Tensor:
-    """Numbers whose softplus is log-uniform from `low` to `high`."""
-    value = low * torch.exp(torch.rand_like(like) * log(high / low))
-    return value + torch.log(-torch.expm1(-value))
+@torch.no_grad()
+def spread_(values: Tensor, low: float, high: float) -> None:
+    """Fill `values` with numbers whose softplus is log-uniform from `low` to `high`. On the meta device, where a search
+    counts parameters, there is nothing to fill, and composing it would take longer than building the rest."""
+    if not values.is_meta:
+        drawn = low * torch.exp(torch.rand_like(values) * log(high / low))
+        values.copy_(drawn + torch.log(-torch.expm1(-drawn)))

@@ -17,7 +17,7 @@ from star.genome import StateSpace
 from star.liv.kernels.liquid_scan import real_part_of_product
 from star.liv.kernels.state_space import powers, s4d_kernel, table_size
 from star.liv.maps import of_state_space, undecayed
-from star.liv.shift import spread
+from star.liv.shift import spread_
 
 STEP_RANGE = (1e-3, 0.1)  # Δ at initialisation is log-uniform in this range (Gu & Dao 2023)
 
@@ -40,7 +40,7 @@ class Modes(nn.Module):
 
     def reset_parameters(self) -> None:
         with torch.no_grad():
-            ramp = torch.arange(self.log_decay.shape[1], dtype=torch.float32, device=self.log_decay.device)
+            ramp = torch.arange(self.log_decay.shape[1], dtype=torch.float32, device="cpu")  # on meta it is slow
             if self.frequency is not None:
                 self.log_decay.fill_(log(0.5))
                 self.frequency.copy_((pi * ramp).expand_as(self.frequency))
@@ -76,8 +76,7 @@ class StepSize(Vector):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.value.copy_(spread(self.value, *STEP_RANGE))
+        spread_(self.value, *STEP_RANGE)
 
     def forward(self) -> Tensor:
         """[channels], float64."""

@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from math import ceil, log2
 
-import torch
 from torch import nn
 
-from star.backbone import Backbone
-from star.genome import BackboneGenome, OptionPool, Sparsity, StateSpace
-from star.liv import LIV
+from star.backbone.backbone import require_backbone
+from star.genome import BackboneGenome, OptionPool, Sparsity, StateSpace, stages, wiring
 from star.liv.featurizer import ProjectedGroup
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
@@ -32,19 +30,21 @@ from star.liv.operator import Operator
 from star.liv.resampling import ResamplingMixer
 from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.toeplitz import ToeplitzMixer
-from star.lm.cost import Uninitialised
+from star.lm.cost import lone_liv, lone_router, weights_of
 
 
 def forward_flops(genome: BackboneGenome, pool: OptionPool, *, width: int, length: int) -> int:
     """Floating-point operations of the backbone on one sequence of `length` tokens; see above for what counts.
 
     Nothing is allocated. Raises `StarError` as `Backbone` does."""
-    with torch.device("meta"), Uninitialised():
-        backbone = Backbone(genome, pool, width=width, length=length)
-    total = sum(2 * length * _weights(router) for router in backbone.routers.values())
-    for liv in backbone.livs:
-        assert isinstance(liv, LIV)
-        total += sum(_operator(operator, liv.row.state_space, length) for operator in liv.operators)
+    require_backbone(genome, pool, width, length)
+    genome = genome.without_identities()
+    wires, total = wiring(genome, pool), 0
+    for stage in stages(genome):
+        total += 2 * length * lone_router(stage.routing, width, len(stage.livs)).parameters
+        for index in stage.livs:
+            lone = lone_liv(pool[genome.segments[index].liv], width, length, frozenset(wires.taken[index]))
+            total += sum(_operator(operator, lone.row.state_space, length) for operator in lone.liv.operators)
     return total
 
 
@@ -62,12 +62,8 @@ def visible_pairs(length: int, sparsity: Sparsity, window: int) -> int:
 def _operator(operator: Operator, space: StateSpace, length: int) -> int:
     groups = [group for group in operator.featurizer.groups.values() if isinstance(group, ProjectedGroup)]
     resampled = sum(4 * group.outputs for group in groups if group.shift is not None)
-    maps = 2 * sum(_weights(module) for module in (*groups, operator.output)) + resampled
+    maps = 2 * sum(weights_of(module) for module in (*groups, operator.output)) + resampled
     return maps * length + _mixing(operator.mixer, space, length)
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _mixing(mixer: nn.Module, space: StateSpace, length: int) -> int:

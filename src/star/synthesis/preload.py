@@ -6,13 +6,14 @@ Only imports: nothing here may start a thread or touch CUDA, because neither sur
 from __future__ import annotations
 
 # ruff: noqa: F401
+import numpy.random
 import torch
-import torch._dynamo  # the first AdamW imports it otherwise, in every trial
 
 import star.data.windows
 import star.evaluation.heldout
 import star.evaluation.latency
 import star.lm
 import star.synthesis.trial
+import star.synthesis.weights
 import star.synthesis.worker
 import star.training.loop

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from star.errors import StarError
+from star.training.optimizer import AdamW
 from star.training.recipe import TrainingRecipe
 
 FORMAT = 1
@@ -61,7 +62,7 @@ class TrainingState:
     format: int = FORMAT
 
 
-def save_checkpoint(folder: Path, state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, model: nn.Module, optimizer: AdamW) -> None:
     """Writes a checkpoint into `folder` and removes the older ones. Raises StarError where it cannot be written."""
     target = folder / FOLDER.format(state.step)
     temporary = folder / f"{TEMPORARY}{state.step}"
@@ -88,9 +89,7 @@ def save_checkpoint(folder: Path, state: TrainingState, model: nn.Module, optimi
         ) from None
 
 
-def load_checkpoint(
-    folder: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> TrainingState | None:
+def load_checkpoint(folder: Path, identity: dict[str, Any], model: nn.Module, optimizer: AdamW) -> TrainingState | None:
     """Puts `model` and `optimizer` into the state of the last checkpoint in `folder`; None where there is none.
 
     Raises:
@@ -144,7 +143,7 @@ def load_model_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             tensor.copy_(tensors[name])
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(model: nn.Module, optimizer: AdamW) -> dict[str, Tensor]:
     """AdamW's step, exp_avg and exp_avg_sq of every parameter that has had a gradient, by name: `NAME/exp_avg`."""
     return {
         f"{name}/{key}": value.detach().cpu().contiguous().clone()
@@ -153,14 +152,13 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def _load_optimizer_tensors(model: nn.Module, optimizer: AdamW, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
-    on_device = any(group.get("fused") for group in optimizer.param_groups)
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
         parameter = parameters[name]
-        device = parameter.device if tensor.ndim or on_device else torch.device("cpu")
-        optimizer.state[parameter][slot] = tensor.to(device)
+        device = parameter.device if tensor.ndim or optimizer.fused else torch.device("cpu")
+        optimizer.state.setdefault(parameter, {})[slot] = tensor.to(device)
 
 
 def _check_tensors(path: Path, saved: dict[str, Tensor], own: dict[str, Tensor], mend: str) -> None:

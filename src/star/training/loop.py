@@ -161,7 +161,7 @@ class _Training:
         seen_loss, seen_norm = torch.stack((loss.double(), norm.double())).tolist()  # waits for the device once
         self.monitor.check(seen_loss, seen_norm, self.step + 1)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.step += 1
         return seen_loss, seen_norm, rate
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as functional_adamw
 
 from star.training.recipe import TrainingRecipe
 
@@ -37,13 +38,63 @@ def parameter_groups(model: nn.Module, weight_decay: float, state_space_ratio: f
     ]
 
 
-def adamw(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019) by torch's functional form, with the ``param_groups`` and ``state`` of
+    ``torch.optim.AdamW``.
+
+    That class imports ``torch._dynamo`` when it is made, which takes longer than many a candidate waits for its first
+    step, and sorts its parameters anew in every step.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        devices = {parameter.device.type for group in groups for parameter in group["params"]}
+        self.fused = devices <= FUSED_DEVICES
+        self.betas, self.eps = betas, eps
+        self.param_groups = [{"lr": lr, **group} for group in groups]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        """step, exp_avg and exp_avg_sq of every parameter that has had a gradient."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        beta1, beta2 = self.betas
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self.state.get(parameter) or self._begun(parameter) for parameter in moved]
+            functional_adamw(
+                moved,
+                [parameter.grad for parameter in moved],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],  # of AMSGrad
+                [state["step"] for state in states],
+                foreach=False,
+                fused=self.fused,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=self.eps,
+                maximize=False,
+            )
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def _begun(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device if self.fused else "cpu")
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        self.state[parameter] = {"step": step, **moments}
+        return self.state[parameter]
+
+
+def adamw(model: nn.Module, recipe: TrainingRecipe) -> AdamW:
     """The optimiser of `recipe` for `model`, whose parameters must all be on one device."""
-    fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters())
-    return torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay, recipe.state_space_learning_rate_ratio),
-        lr=recipe.peak_learning_rate,
-        betas=recipe.betas,
-        weight_decay=recipe.weight_decay,
-        fused=fused,
-    )
+    groups = parameter_groups(model, recipe.weight_decay, recipe.state_space_learning_rate_ratio)
+    return AdamW(groups, lr=recipe.peak_learning_rate, betas=recipe.betas)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
@@ -62,11 +61,34 @@ def _portable(
         part = (u[:, start : start + step], transition, drive, readout, h)
         mask = None if keep is None else keep[:, start : start + step]
         if torch.is_grad_enabled() and u.shape[1] > step:
-            y, h = checkpoint(_liquid_segment, *part, mask, use_reentrant=False)
+            y, h = _Recomputed.apply(*part, mask)
         else:
             y, h = _liquid_segment(*part, mask)
         outputs.append(y)
     return torch.cat(outputs, dim=1), h
+
+
+class _Recomputed(torch.autograd.Function):
+    """A segment of which the inputs alone are kept. (``torch.utils.checkpoint`` would import torch's compiler.)"""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(*inputs)
+        return _liquid_segment(*inputs)  # type: ignore[arg-type]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad
+        inputs = [
+            None if tensor is None else tensor.detach().requires_grad_(wanted)
+            for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
+        ]
+        with torch.enable_grad():
+            outputs = _liquid_segment(*inputs)  # type: ignore[arg-type]
+        wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+        found = iter(torch.autograd.grad(outputs, wanted, (d_y, d_last)))
+        return tuple(next(found) if each else None for each in needed)
 
 
 def _liquid_segment(

@@ -51,7 +51,9 @@ def test_nobody_waits_for_the_slowest(steady: Recipe, tmp_path: Path) -> None:
         trial="synthesis_fakes:first_is_last",
         timeout=120,
     )
-    assert [candidate.name for candidate in by_result(run)] == [*map(str, range(2, BIRTHS + 1)), "1"]
+    *others, one_of_two, other = [candidate.name for candidate in by_result(run)]
+    assert others == [*map(str, range(2, BIRTHS))]
+    assert {one_of_two, other} == {"1", str(BIRTHS)}, "the first may end as soon as the last has begun"
     flow = [event for event in events if isinstance(event, (CandidateStarted, CandidateFinished))]
     running = 0
     for event, following in pairwise(flow):

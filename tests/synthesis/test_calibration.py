@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from star.errors import StarError
+from star.liv.kernels.matmul import Probe
 from star.synthesis import Ablation, Recipe, Run, evolve
 from star.synthesis.calibration import CLEARLY, RATE, SPENT, Calibration, Calibrator, Setting, key_of, splits
 from star.synthesis.events import Calibrated, CalibrationStarted, nobody
@@ -35,7 +37,12 @@ class Machine:
         for trial in self.queue:
             training = trial.recipe.training
             setting = Setting(
-                self.workers, training.threads, training.precision, training.micro_batch_tokens, training.compile
+                self.workers,
+                training.threads,
+                training.precision,
+                training.micro_batch_tokens,
+                training.compile,
+                training.matmul,
             )
             rate = self.speed(setting)
             spent = 100.0 if setting.compile else 0.0
@@ -49,10 +56,12 @@ class Machine:
         self.queue.clear()
 
 
-def calibrated(recipe: Recipe, speed: Speed, cores: int | None = 4, start: Setting = START) -> Calibration:
+def calibrated(
+    recipe: Recipe, speed: Speed, cores: int | None = 4, start: Setting = START, matmuls: tuple[str, ...] = ()
+) -> Calibration:
     corpus = SimpleNamespace(path=Path("corpus"), vocab_size=257)
     calibrator = Calibrator(recipe, corpus, lambda workers: Machine(workers, speed))  # type: ignore[arg-type, return-value]
-    return calibrator.best(start, cores, ["bf16", "fp32"])
+    return calibrator.best(start, cores, ["bf16", "fp32"], matmuls)
 
 
 def test_each_setting_is_taken_where_it_is_clearly_faster(recipe: Recipe) -> None:
@@ -90,6 +99,71 @@ def test_a_compilation_has_to_be_earned_back(recipe: Recipe, hours: float, faste
     found = calibrated(recipe, lambda setting: rate * (faster if setting.compile else 1))
     assert found.setting.compile is taken
     assert any(one.setting.compile for one in found.measured) is (hours >= 1)
+
+
+@pytest.mark.parametrize(("faster", "taken"), [(2.0, "onednn"), (CLEARLY - 0.01, "default"), (0.5, "default")])
+def test_another_library_for_products_is_taken_where_it_is_clearly_faster(
+    recipe: Recipe, faster: float, taken: str
+) -> None:
+    found = calibrated(
+        recipe, lambda now: 1000.0 * (faster if now.matmul == "onednn" else 1), matmuls=("default", "onednn")
+    )
+    assert found.setting == replace(START, matmul=taken)
+    assert ("by onednn" in str(found.setting)) is (taken == "onednn")
+    assert found.setting.applied(recipe).training.matmul == taken
+    assert sum(one.setting.matmul == "onednn" for one in found.measured) > 0
+    assert Calibration.from_json(found.to_json()) == found
+
+
+def test_another_library_for_products_is_not_tried_where_it_is_not_open(recipe: Recipe) -> None:
+    found = calibrated(recipe, lambda now: 1000.0 * (2 if now.matmul == "onednn" else 1))
+    assert {one.setting.matmul for one in found.measured} == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "tried"),
+    [
+        ({}, 4e-7, ["default", "onednn"]),
+        ({}, 2e-3, []),  # this CPU would multiply in bf16
+        ({}, None, []),  # this PyTorch cannot do it
+        ({"training.matmul": "onednn"}, 4e-7, []),  # chosen already
+        ({"training.precision": "bf16"}, 4e-7, []),  # little is multiplied in fp32
+    ],
+)
+def test_only_float32_products_are_open_to_calibration(
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
+    error: float | None,
+    tried: list[str],
+) -> None:
+    asked: list[object] = []
+
+    def best(self: Calibrator, start: Setting, *others: object) -> Calibration:
+        asked.extend([start.matmul, others[-1]])
+        return Calibration(start)
+
+    monkeypatch.setattr(Calibrator, "best", best)
+    monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
+    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
+    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    for module in ("star.liv.kernels.matmul", "star.training.precision"):
+        monkeypatch.setattr(f"{module}.probe", lambda: Probe(4e-7, error))
+    asking = recipe.override({"search.calibrate": True, "training.precision": "fp32", **settings})
+    with open_session(tmp_path, asking, workers=1, listener=nobody) as session:
+        session.calibrate()
+        assert session.recipe.training.matmul == asking.training.matmul
+    assert asked == [asking.training.matmul, tried]
+
+
+def test_a_calibration_from_before_libraries_could_be_chosen_has_the_default(recipe: Recipe) -> None:
+    data = json.loads(calibrated(recipe, lambda setting: 10.0).to_json())
+    for setting in (data["setting"], *(row["setting"] for row in data["measured"])):
+        del setting["matmul"]
+    old = Calibration.from_json(json.dumps(data))
+    assert old.setting.matmul == "default"
+    assert old == calibrated(recipe, lambda setting: 10.0)
 
 
 def test_splits_use_all_cores() -> None:
@@ -166,6 +240,15 @@ def test_a_precision_that_is_given_is_another_calibration(recipe: Recipe) -> Non
     }
     assert len(keys) == 3
     assert key_of(recipe, corpus, "machine") == key_of(recipe.override({"training.clip": 2.0}), corpus, "machine")  # type: ignore[arg-type]
+
+
+def test_a_library_that_is_given_is_another_calibration(recipe: Recipe) -> None:
+    corpus = SimpleNamespace(vocab_size=257)
+    keys = [
+        key_of(recipe.override({"training.matmul": matmul}), corpus, "machine")  # type: ignore[arg-type]
+        for matmul in ("default", "onednn")
+    ]
+    assert keys[0] != keys[1]
 
 
 def test_conditions_of_an_ablation_are_not_calibrated_apart(recipe: Recipe) -> None:

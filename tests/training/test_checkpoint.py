@@ -143,6 +143,7 @@ def test_a_checkpoint_from_before_a_setting_was_there_has_its_default(
     (facts,) = checkpoints.glob("*/training.json")
     data = json.loads(facts.read_text())
     del data["identity"]["recipe"]["compile"], data["identity"]["recipe"]["schedule"]
+    del data["identity"]["recipe"]["matmul"]
     facts.write_text(json.dumps(data))
     with pytest.raises(StarError, match=r"recipe\.compile was False, is True"):
         train(TinyModel(), corpus, recipe.replace(compile=True), seed=3, checkpoint=policy)

@@ -26,6 +26,7 @@ def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead
     say(f"{'threads':<9} {facts['threads']} for each process")
     say(f"{'compiler':<9} {facts['compiler'] or 'none found; install g++ or name one in CXX'}")
     say(f"{'triton':<9} {facts['triton'] or 'not installed; it comes with the extra gpu'}")
+    say(f"{'products':<9} {facts['products']['description']}")
     say(f"{'cache':<9} {facts['cache']}")
     say("")
     for device, operators in (("CPU", facts["operators"]), ("GPU", facts["gpu_operators"])):
@@ -46,9 +47,10 @@ def machine_facts() -> dict[str, Any]:
 
     from star.caching import cache_folder
     from star.liv.kernels import triton
+    from star.liv.kernels.matmul import probe
     from star.liv.kernels.native import compiler
 
-    found = compiler()
+    found, products = compiler(), probe()
     return {
         "versions": {
             "star": version("star-synthesis"),
@@ -59,6 +61,7 @@ def machine_facts() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "compiler": found and found.version,
         "triton": triton.version(),
+        "products": {"onednn": products.is_float32, "description": str(products)},
         "cache": str(cache_folder()),
         "operators": _operators("cpu"),
         "gpu_operators": _operators("cuda") if torch.cuda.is_available() else [],

@@ -108,14 +108,19 @@ def train_job(
 ) -> Record:
     """Train `job` in `folder`, from where it was left, and write the checkpoint: weights, config, tokenizer, record.
 
-    Raises StarError where training diverges, the folder cannot be written, or the device does not exist.
+    Raises StarError where training diverges, the folder cannot be written, the device does not exist, or the recipe's
+    library for products cannot be used on it.
     """
+    import torch
+
     from star.evaluation import perplexity
     from star.lm import LanguageModel
     from star.training import CheckpointPolicy, threads, train
+    from star.training.precision import require_matmul
 
     _require_device(device)
     recipe = job.training
+    require_matmul(recipe.matmul, torch.device(device))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_record(job, folder, None)

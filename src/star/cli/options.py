@@ -64,7 +64,8 @@ Calibrate = Annotated[
     bool | None,
     typer.Option(
         "--calibrate/--no-calibrate",
-        help="Find the fastest threads, precision and micro-batch here first, in seconds; default: the recipe's.",
+        help="Find the fastest threads, precision, library for products and micro-batch here first, in seconds; "
+        "default: the recipe's.",
     ),
 ]
 Halving = Annotated[

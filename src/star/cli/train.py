@@ -51,6 +51,10 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: cuda where there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    matmul: Annotated[
+        str | None,
+        typer.Option(help="What multiplies float32 matrices on CPUs: default or onednn; default: the recipe's."),
+    ] = None,
 ) -> None:
     """Train one architecture and write model.safetensors, config.json, the tokenizer and a record.
 
@@ -77,6 +81,7 @@ def run(
             "training.tokens": tokens,
             "training.peak_learning_rate": learning_rate,
             "training.threads": usable_cores() if threads is None else threads,
+            "training.matmul": matmul,
         }
     )
     job = _job(architecture, recipe, seed)

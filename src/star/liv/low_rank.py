@@ -13,6 +13,7 @@ from star.liv.featurizer import Featurizer
 from star.liv.kernels.attention import causal_attention
 from star.liv.kernels.linear_attention import linear_attention
 from star.liv.kernels.rotary import rotate
+from star.liv.kernels.sdpa import dot_product_attention
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import mixing_heads
@@ -137,7 +138,7 @@ class LowRankMixer(nn.Module):
         if self._softmax_of_all(call) and (length == keys or length == 1):
             if length == keys:
                 return causal_attention(q, k, v, position)
-            return functional.scaled_dot_product_attention(q, k, v, enable_gqa=self.heads > self.kv_heads)
+            return dot_product_attention(q, k, v)
         j = torch.arange(keys, device=q.device)
         i = j[keys - length :, None]
         # A padding query sees itself: no softmax row may be empty.
@@ -147,8 +148,7 @@ class LowRankMixer(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q: [B, H, ℓ, h]; k, v: [B, kv heads, m, ·]; mask: [1 or B, 1, ℓ, m]."""
         if self.nonlinearity is Nonlinearity.SOFTMAX:
-            gqa = self.heads > self.kv_heads
-            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=gqa)
+            return dot_product_attention(q, k, v, mask)
         k, v = (tensor.repeat_interleave(self.heads // self.kv_heads, dim=1) for tensor in (k, v))
         scores = activate(q @ k.transpose(-1, -2) / sqrt(self.size), self.nonlinearity)
         return (scores * self._average(mask, scores.dtype)) @ v

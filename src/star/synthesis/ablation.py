@@ -87,7 +87,7 @@ class Ablation:
                 if found[name].search.calibrate:
                     raise StarError(
                         "search.calibrate would let each condition compute in its own way; set it to false, and "
-                        "training.threads, precision and micro_batch_tokens alike for all"
+                        "training.threads, precision, matmul and micro_batch_tokens alike for all"
                     )
         return found
 

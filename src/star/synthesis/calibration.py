@@ -1,9 +1,9 @@
 """What trains candidates fastest on this machine, found by training some for a second with each setting.
 
-Settings are tried one after the other (precision, processes × threads, micro-batch, compilation), each against the best
-so far, on random genomes of the recipe's pool; another one is taken only where it is clearly faster. What is found is
-kept in the user's cache for this machine and this size of model, and stored with the run: a run that is continued or
-repeated computes as it did before, whatever is measured then.
+Settings are tried one after the other (precision, library for products, processes × threads, micro-batch, compilation),
+each against the best so far, on random genomes of the recipe's pool; another one is taken only where it is clearly
+faster. What is found is kept in the user's cache for this machine and this size of model, and stored with the run: a
+run that is continued or repeated computes as it did before, whatever is measured then.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ class Setting:
     precision: str
     micro_batch_tokens: int | None
     compile: bool = False
+    matmul: str = "default"  # calibrations that are older than it know no other
 
     def __str__(self) -> str:
         parts = "whole batches" if self.micro_batch_tokens is None else f"{self.micro_batch_tokens:,} tokens at a time"
         compiled = ", compiled" if self.compile else ""
-        return f"{self.workers} at once, {self.threads} thread(s) each, {self.precision}, {parts}{compiled}"
+        products = "" if self.matmul == "default" else f" by {self.matmul}"
+        return f"{self.workers} at once, {self.threads} thread(s) each, {self.precision}{products}, {parts}{compiled}"
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with this setting in place of its own."""
@@ -60,6 +62,7 @@ class Setting:
             precision=self.precision,
             micro_batch_tokens=self.micro_batch_tokens,
             compile=self.compile,
+            matmul=self.matmul,
         )
         return recipe.model_copy(update={"training": training})
 
@@ -135,15 +138,18 @@ class Calibrator:
     executor: Callable[[int], Executor]
     measured: list[Measurement] = field(default_factory=list)
 
-    def best(self, start: Setting, cores: int | None, precisions: Sequence[str]) -> Calibration:
+    def best(
+        self, start: Setting, cores: int | None, precisions: Sequence[str], matmuls: Sequence[str] = ()
+    ) -> Calibration:
         """From ``start``, the setting of the recipe, one thing after the other.
 
-        ``cores``: of which all splits into processes and threads are tried, None for none of them; ``precisions``:
-        those that may be chosen.
+        ``cores``: of which all splits into processes and threads are tried, None for none of them; ``precisions``
+        and ``matmuls``: those that may be chosen.
         """
         best = self._measured(start)
         alternatives: tuple[Callable[[Setting], list[Setting]], ...] = (
             lambda now: [replace(now, precision=other) for other in precisions if other != now.precision],
+            lambda now: [replace(now, matmul=other) for other in matmuls if other != now.matmul],
             lambda now: splits(now, cores) if cores else [],
             lambda now: micro_batches(now, self.recipe),
         )

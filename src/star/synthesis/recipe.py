@@ -69,8 +69,8 @@ class SearchRecipe(CheckedModel):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     calibrate: bool = Field(
         default=False,
-        description="choose threads, micro-batch, compilation and, where it is auto, precision by training for some "
-        "seconds on this machine before the search; the run keeps them",
+        description="choose threads, micro-batch, compilation and, where they are auto and default, precision and "
+        "matmul by training for some seconds on this machine before the search; the run keeps them",
     )
 
     @field_validator("algorithm")

@@ -321,19 +321,28 @@ class Session:
         import torch
 
         from star.liv.kernels import fingerprint
+        from star.liv.kernels.matmul import probe
         from star.training.precision import uses_bf16
-        from star.training.recipe import Precision
+        from star.training.recipe import Matmul, Precision
 
+        self._require_matmul()
         recipe, corpus, found = self.recipe, self.ready_corpus(), devices()
         training, on_cpu = recipe.training, found == ["cpu"]
         bf16 = uses_bf16(training.precision, torch.device(found[0]))
         precision = str(Precision.BF16 if bf16 else Precision.FP32)
         # With as many workers as fit, however many there are: their number is to change no result.
         start = Setting(
-            default_workers(recipe), training.threads, precision, training.micro_batch_tokens, compile=training.compile
+            default_workers(recipe),
+            training.threads,
+            precision,
+            training.micro_batch_tokens,
+            compile=training.compile,
+            matmul=training.matmul,
         )
+        open_to_others = on_cpu and precision == Precision.FP32 and training.matmul is Matmul.DEFAULT
+        matmuls = [str(each) for each in Matmul] if open_to_others and probe().is_float32 else []
         cores = usable_cores() if on_cpu else None
-        machine = f"{found}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}"
+        machine = f"{found}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}, {matmuls}"
         key = key_of(recipe, corpus, machine)
         calibration = known(key)
         if calibration is None:
@@ -343,7 +352,7 @@ class Session:
             calibrator = Calibrator(
                 recipe, corpus, lambda workers: LocalExecutor(workers, devices=found, timeout=TIMEOUT, log=log)
             )
-            calibration = calibrator.best(start, cores, open_for)
+            calibration = calibrator.best(start, cores, open_for, matmuls)
             remember(key, calibration)
         self.store.put_facts(**{CALIBRATION: calibration.to_json()})
         self.use(calibration)
@@ -355,6 +364,15 @@ class Session:
         if self._workers is None:
             self._workers = calibration.setting.workers
             self.__dict__.pop("workers", None)
+
+    def _require_matmul(self) -> None:
+        """StarError here, rather than from each trial, where the recipe's library for products cannot be used."""
+        import torch
+
+        from star.training.precision import require_matmul
+
+        for device in devices():
+            require_matmul(self.recipe.training.matmul, torch.device(device))
 
     def _settle_kernels(self) -> None:
         """Compile what can be compiled before workers start, and note what the run computes with."""
@@ -369,6 +387,7 @@ class Session:
     def _ready_executor(self) -> Executor:
         if self._executor is None:
             if self._trial == TRAIN_CANDIDATE:  # other trials may have nothing to do with torch
+                self._require_matmul()
                 self._settle_kernels()
             self._executor = LocalExecutor(
                 self.workers, devices=devices(), timeout=self._timeout, log=self.run / WORKER_LOG

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from star.training.divergence import Diverged
-from star.training.recipe import Precision, Schedule, TrainingRecipe
+from star.training.recipe import Matmul, Precision, Schedule, TrainingRecipe
 
 if TYPE_CHECKING:
     from star.training.checkpoint import CheckpointPolicy
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointPolicy",
     "Diverged",
+    "Matmul",
     "Precision",
     "Schedule",
     "StepReport",

@@ -18,7 +18,7 @@ from star.training.checkpoint import CheckpointPolicy, TrainingState, load_check
 from star.training.compilation import compiled
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
-from star.training.precision import autocast, own_randomness, seed_generators, threads
+from star.training.precision import autocast, multiplying, own_randomness, seed_generators, threads
 from star.training.recipe import Schedule, TrainingRecipe
 from star.training.schedule import learning_rate
 
@@ -62,19 +62,25 @@ def train(
     """Trains `model` in place on the training side of `corpus` and leaves it on `device`.
 
     `model.loss(tokens, targets)`, both [B, L] int64, must return the scalar mean loss in nats. On CPU the result is a
-    function of (initial weights, corpus, recipe, seed), bit by bit on one kind of machine. The caller's threads and
-    random numbers are restored. With `checkpoint`, a training that was killed continues from its last checkpoint and
-    ends with the same weights. An exception from `on_step` ends the training and is passed on.
+    function of (initial weights, corpus, recipe, seed), bit by bit on one kind of machine. The caller's threads,
+    random numbers and library for products are restored. With `checkpoint`, a training that was killed continues from
+    its last checkpoint and ends with the same weights. An exception from `on_step` ends the training and is passed on.
 
     Raises:
         Diverged: the loss or the gradient is not finite, or the loss explodes. The model is not fit for use then.
-        StarError: the corpus is too small, or the checkpoint folder belongs to another training.
+        StarError: the corpus is too small, the checkpoint folder belongs to another training, or the recipe's
+            library for products would not multiply in float32 on this CPU.
     """
     device = torch.device(device)
     was_training = model.training
     model.to(device).train()
     try:
-        with threads(recipe.threads), own_randomness(device), compiled(model, recipe.compile):
+        with (
+            multiplying(recipe.matmul, device),
+            threads(recipe.threads),
+            own_randomness(device),
+            compiled(model, recipe.compile),
+        ):
             return _Training(model, corpus, recipe, seed, device, checkpoint).run(on_step)
     finally:
         model.train(was_training)

@@ -1,4 +1,4 @@
-"""What arithmetic and how many threads a training uses, and how a caller gets its own settings back."""
+"""What arithmetic, library and how many threads a training uses, and how a caller gets its own settings back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from star.training.recipe import Precision
+from star.errors import StarError
+from star.liv.kernels.matmul import by_onednn, probe
+from star.training.recipe import Matmul, Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -33,6 +35,24 @@ def uses_bf16(precision: Precision, device: torch.device) -> bool:
 
 def _cpu_multiplies_bf16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
+
+
+def multiplying(matmul: Matmul, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which `matmul` multiplies what is float32 on `device`, and after which the caller's choice does.
+
+    Raises:
+        StarError: `matmul` cannot be used on this CPU, see `require_matmul`.
+    """
+    require_matmul(matmul, device)
+    if matmul is Matmul.ONEDNN and device.type == "cpu":
+        return by_onednn(True)
+    return contextlib.nullcontext()
+
+
+def require_matmul(matmul: Matmul, device: torch.device) -> None:
+    """StarError where `matmul` is oneDNN and the products that it makes on this CPU are not float32."""
+    if matmul is Matmul.ONEDNN and device.type == "cpu" and not (found := probe()).is_float32:
+        raise StarError(f"training.matmul is 'onednn', but {found}; set it to 'default', or train on another CPU")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,13 @@ class Precision(enum.StrEnum):
     BF16 = "bf16"
 
 
+class Matmul(enum.StrEnum):
+    """Which library multiplies float32 matrices on CPUs; on other devices it says nothing."""
+
+    DEFAULT = "default"  # PyTorch's choice
+    ONEDNN = "onednn"  # faster on some CPUs; refused on those where it would compute in less than float32
+
+
 class Schedule(enum.StrEnum):
     """What the learning rate does after the warm-up."""
 
@@ -58,6 +65,9 @@ class TrainingRecipe(CheckedModel):
     precision: Precision = Precision.AUTO
     compile: bool = Field(
         default=False, description="torch.compile for each LIV; for long trainings on a GPU, see docs/performance.md"
+    )
+    matmul: Matmul = Field(
+        default=Matmul.DEFAULT, description="what multiplies float32 matrices on CPUs, see docs/performance.md"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; part of the recipe: sums depend on it")
     validation_tokens: int = Field(default=65_536, gt=0, description="held-out tokens that perplexity is measured on")

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
 from star.liv.kernels.rotary import phases, rotate
 from star.liv.kernels.rows import Heads, heads_of, time_before_heads
+from star.liv.kernels.sdpa import dot_product_attention
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
@@ -51,7 +51,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> 
 
 def _portable(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
     q, k = turned(q, k, position)
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] > k.shape[1])
+    return dot_product_attention(q, k, v, causal=True)
 
 
 class _Sizes(ctypes.Structure):

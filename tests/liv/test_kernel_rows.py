@@ -32,7 +32,7 @@ from star.liv.kernels.selective_scan import SELECTIVE_SCAN
 from star.liv.kernels.state_space import S4D_KERNEL
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-ERROR = {SINGLE: 5e-6, DOUBLE: 1e-11}
+ERROR = {SINGLE: 1e-5, DOUBLE: 1e-11}
 
 
 @dataclass(frozen=True)

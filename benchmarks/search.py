@@ -174,7 +174,7 @@ def overhead(recipe: Recipe, runs: Path, workers: int | None) -> list[Overhead]:
         runs.mkdir(parents=True, exist_ok=True)
         settings = run.with_name(f"{run.name}.toml")
         settings.write_text(recipe.to_toml(), encoding="utf-8")
-        script = Path(__file__).with_name("search_timing.py")
+        script = Path(__file__).with_name("search_process.py")
         subprocess.run([sys.executable, script, settings, run, str(workers or 0), found], check=True)
     return [
         Overhead(

@@ -1,14 +1,12 @@
 """Where the time of a search goes, from its events: what ``search.py overhead`` and ``asynchronous`` measure with.
 
-As a script, ``search_timing.py RECIPE RUN WORKERS OUT``, it makes one search from its first moment to its last, imports
-included, and writes the phases to OUT as JSON; WORKERS 0 are as many as fit.
+``search_process.py`` makes one search with it, from the first moment of a process to its last, imports included.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -158,14 +156,12 @@ def process_start() -> float:
     return time.monotonic() - since_boot
 
 
-def main(recipe: str, run: str, workers: str, out: str) -> None:
+def timed(recipe: str, run: str, workers: str, out: str) -> None:
+    """Make one search and write its phases, from the beginning of this process on, to ``out`` as JSON. ``workers`` 0
+    are as many as fit."""
     began, timeline = process_start(), Timeline()
     evolve(Recipe.load(recipe), run=run, workers=int(workers) or None, listener=timeline).close()
     ended = time.monotonic()
     (used,) = (event.workers for _, event in timeline.events if isinstance(event, SearchStarted))
     found = phases(timeline.events, began=began, ended=ended, workers=used)
     Path(out).write_text(json.dumps([asdict(phase) for phase in found]))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

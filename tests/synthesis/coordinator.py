@@ -13,7 +13,7 @@ from pathlib import Path
 from conftest import small_recipe
 from synthesis_fakes import halved
 
-from star.synthesis import evolve, local, session
+from star.synthesis import evolve, server, session
 from star.synthesis.objectives import Architecture
 
 
@@ -23,7 +23,7 @@ def fake_size(architecture: Architecture, length: int = 0) -> int:
 
 Architecture.parameters = Architecture.cache_bytes = fake_size  # type: ignore[assignment, method-assign]
 session.devices = lambda: ["cpu"]
-local.PRELOAD = "synthesis_fakes"
+server.PRELOAD = "synthesis_fakes"
 
 if __name__ == "__main__":
     recipe = small_recipe(Path(sys.argv[1])).override({"search.generations": 6})

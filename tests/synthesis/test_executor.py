@@ -168,11 +168,11 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from star.genome import OptionPool
 from star.synthesis import Recipe
-from star.synthesis import local
+from star.synthesis import local, server
 from star.synthesis.executor import TrialStep
 from star.synthesis.trial import Trial
 print("once", flush=True)
-local.PRELOAD = "synthesis_fakes"
+server.PRELOAD = "synthesis_fakes"
 executor = local.LocalExecutor(1)
 executor.submit(Trial("1", "11111", OptionPool.paper(), Recipe.load("demo"), Path("."), 1, 2,
                       function="synthesis_fakes:stop"))

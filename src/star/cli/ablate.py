@@ -53,6 +53,10 @@ def run(
 
     It can be interrupted or killed at any moment: the same command continues it. Options change all conditions.
     """
+    from star.synthesis.server import start_server
+
+    start_server()  # it imports torch during the imports here
+
     from star.cli.progress import search_progress
     from star.synthesis import Ablation, ablate
 

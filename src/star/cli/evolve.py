@@ -54,6 +54,10 @@ def run(
 
     A run can be interrupted or killed at any moment: the same command continues it.
     """
+    from star.synthesis.server import start_server
+
+    start_server()  # it imports torch during the imports here
+
     from star.cli.progress import search_progress
     from star.synthesis import Run, RunState, evolve
     from star.synthesis.seeding import seeded

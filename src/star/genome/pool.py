@@ -99,7 +99,7 @@ class LivClass:
         """True where no token sees another one."""
         return self.operator.token_mixing is TokenMixing.DIAGONAL
 
-    @property
+    @cached_property
     def description(self) -> str:
         """Everything that fixes the network of one such LIV, as text, for hashing."""
         difference = "difference " if self.differential else ""

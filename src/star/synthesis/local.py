@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 
 from star.errors import StarError
 from star.synthesis.executor import TrialDone, TrialError, TrialEvent, TrialLost, TrialStarted, TrialStep
+from star.synthesis.server import start_server, without_main
 from star.synthesis.trial import Outcome, Trial
 from star.synthesis.worker import Failure, work
 
 ATTEMPTS = 2
 EXIT_SECONDS = 10.0  # a worker that has answered, or was killed, is given this long to be gone
-PRELOAD = "star.synthesis.preload"
 
 
 def usable_cores() -> int:
@@ -41,21 +40,6 @@ def require_limits(workers: int | None, timeout: float | None) -> None:
         raise StarError(f"{workers} workers can do nothing; give at least 1")
     if timeout is not None and timeout <= 0:
         raise StarError(f"a time-out of {timeout} seconds leaves no time; give a positive number")
-
-
-def start_server() -> None:
-    """Start the server that workers are forked from, unless it runs; call it early, it takes seconds to import torch.
-
-    It and its workers inherit a blocked SIGINT: Ctrl-C reaches the coordinator alone, which then ends them.
-    """
-    get_context("forkserver").set_forkserver_preload([PRELOAD])
-    resource_tracker.ensure_running()  # first, because it unblocks the signal
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        with _without_main():
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass
@@ -132,7 +116,7 @@ class LocalExecutor:
         # A daemon, or the interpreter would wait for it at its exit, should nobody call `close`.
         process = self._context.Process(target=work, args=(theirs, placed, self._log), daemon=True)
         try:
-            with _without_main():
+            with without_main():
                 process.start()
         except BaseException as error:
             self._idle.appendleft(device)
@@ -201,17 +185,3 @@ def _cause_of_death(exit_code: int | None) -> str:
         with suppress(ValueError):
             return f"was killed by {signal.Signals(-exit_code).name}"
     return f"exited with status {exit_code}"
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the user's script again in every worker, which needs nothing from it.
-
-    It would cost time, and a script without ``if __name__ == "__main__"`` would start its search again in each worker.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -18,12 +18,12 @@ from star.synthesis.events import (
     nobody,
 )
 from star.synthesis.halving import halving_works, tell_rungs, train_in_rungs
-from star.synthesis.local import start_server
 from star.synthesis.measures import own_function
 from star.synthesis.objectives import PYTHON
 from star.synthesis.recipe import Recipe
 from star.synthesis.run import Run, score_row
 from star.synthesis.seeds import derived_seed
+from star.synthesis.server import start_server
 from star.synthesis.session import BudgetSpent, Session, open_session
 from star.synthesis.steady import SteadySearch
 from star.synthesis.trial import TRAIN_CANDIDATE

@@ -17,16 +17,63 @@ from star.liv.kernels.gated_mlp import BLOCK, gated_mlp
 GATED_UNIT = 9
 
 
-def inputs(tokens: int = BLOCK + 7, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def inputs(
+    tokens: int = BLOCK + 7, dtype: torch.dtype = torch.float32, sizes: tuple[int, int, int] = (16, 24, 8)
+) -> list[Tensor]:
+    d, h, outputs = sizes
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, tokens, 16), (24, 16), (24, 16), (8, 24)]
+    shapes = [(1, tokens, d), (h, d), (h, d), (outputs, h)]
     return [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
 
 
+IN_CACHE = [(16, 24, 16), (64, 168, 64), (48, 1, 16), (32, 100, 80), (64, 256, 64)]
+
+
+def both(given: list[Tensor], implementation: str) -> tuple[Tensor, ...]:
+    with forced(implementation):
+        y = gated_mlp(*given)
+        return y, *torch.autograd.grad(y, given, torch.cos(torch.arange(y.numel())).view_as(y))
+
+
 @implementations
+@pytest.mark.parametrize("tokens", [1, 7, 64, 65, 1023, 1025, 2500])
+@pytest.mark.parametrize("sizes", IN_CACHE)
+def test_blocks_tasks_and_rests_add_up(implementation: str, tokens: int, sizes: tuple[int, int, int]) -> None:
+    given = [tensor.requires_grad_() for tensor in inputs(tokens, sizes=sizes)]
+    for one, other in zip(both(given, implementation), both(given, "reference"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.detach().abs().max()))
+
+
+@implementations
+def test_the_same_for_any_number_of_threads(implementation: str) -> None:
+    given = [tensor.requires_grad_() for tensor in inputs(3000, sizes=(64, 168, 64))]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(both(given, implementation))
+    finally:
+        torch.set_num_threads(before)
+    if implementation == "native":  # products of the other may be divided among threads by MKL
+        assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
+    for other in found[1:]:
+        for pair in zip(found[0], other, strict=True):
+            torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-4)
+
+
+@implementations
+def test_without_gradients_the_same(implementation: str) -> None:
+    given = inputs(200, sizes=(64, 168, 64))
+    with forced(implementation):
+        alone = gated_mlp(*given)
+        assert torch.equal(alone, gated_mlp(*[tensor.requires_grad_() for tensor in given]))
+
+
+@implementations
+@pytest.mark.parametrize("outputs", [8, 16])
 @pytest.mark.parametrize("wanted", [each for each in product([False, True], repeat=4) if any(each)])
-def test_each_gradient_alone_and_with_others(implementation: str, wanted: tuple[bool, ...]) -> None:
-    given = inputs()
+def test_each_gradient_alone_and_with_others(implementation: str, wanted: tuple[bool, ...], outputs: int) -> None:
+    given = inputs(sizes=(16, 24, outputs))
     leaves = [tensor.requires_grad_(needed) for tensor, needed in zip(given, wanted, strict=True)]
     leaves = [tensor for tensor in leaves if tensor.requires_grad]
     found = []

@@ -4,10 +4,14 @@
 
 A block of tokens after the other goes through all of it. g and u are kept; swish(g) ⊙ u, which autograd would keep too,
 is computed again backward, block by block, and so are the gradients of g and u: neither is ever there for all tokens.
+
+Natively, weights that stay in the cache are multiplied by C++, too, because MKL is slower at products with so few
+columns. Then g and u are not kept either, and what comes between two products is done while a number is in a register.
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +58,52 @@ def _gradients(gate: Tensor, up: Tensor, d_y: Tensor, y: Tensor, d_gate: Tensor,
 
 PORTABLE = _Elementwise(_product, _gradients)
 NATIVE = _Elementwise(gated_unit.native_product, gated_unit.native_gradients)
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("tokens", "threads", "inputs", "hidden", "outputs"))
+
+
+class _Forward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, ctypes.c_void_p) for name in ("x", "gate", "up", "down", "y")),
+    )
+
+
+class _Backward(ctypes.Structure):
+    _fields_ = (
+        ("size", _Sizes),
+        *((name, ctypes.c_void_p) for name in ("x", "gate", "up", "down", "d_y")),
+        *((name, ctypes.c_void_p) for name in ("d_x", "d_gate", "d_up", "d_down")),
+    )
+
+
+class _InCache(torch.autograd.Function):
+    """x: [n, d]."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x, gate, up, down = (tensor.contiguous() for tensor in inputs)
+        size = _Sizes(x.shape[0], torch.get_num_threads(), *reversed(gate.shape), down.shape[0])
+        y = x.new_empty(x.shape[0], down.shape[0])
+        record = _Forward(size, *map(native.address, (x, gate, up, down, y)))
+        native.library(SOURCE).call("gated_mlp_forward", record)
+        ctx.save_for_backward(x, gate, up, down)
+        ctx.size = size
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        d_y, inputs = d_y.contiguous(), ctx.saved_tensors
+        gradients = tuple(
+            torch.empty_like(tensor) if wanted else None
+            for tensor, wanted in zip(inputs, ctx.needs_input_grad, strict=True)
+        )
+        record = _Backward(ctx.size, *map(native.address, (*inputs, d_y, *gradients)))
+        native.library(SOURCE).call("gated_mlp_backward", record)
+        return gradients
 
 
 class _Blocks(torch.autograd.Function):
@@ -115,15 +165,21 @@ def _blocks(x: Tensor) -> list[slice]:
 
 
 def _portable(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return _applied(x, gate, up, down, PORTABLE)
+    return _applied(_Blocks, x, gate, up, down, PORTABLE)
 
 
 def _native(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return _applied(x, gate, up, down, NATIVE)
+    fits = max(gate.numel(), down.numel()) <= CACHED and gate.shape[1] % WHOLE == down.shape[0] % WHOLE == 0
+    if fits and x.numel() >= FEWEST * x.shape[-1]:
+        return _applied(_InCache, x, gate, up, down)
+    usable = native.library(gated_unit.SOURCE).problem is None
+    return _applied(_Blocks, x, gate, up, down, NATIVE if usable else PORTABLE)
 
 
-def _applied(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, elementwise: _Elementwise) -> Tensor:
-    y: Tensor = _Blocks.apply(x.flatten(0, -2), gate, up, down, elementwise)
+def _applied(
+    function: type[torch.autograd.Function], x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *more: Any
+) -> Tensor:
+    y: Tensor = function.apply(x.flatten(0, -2), gate, up, down, *more)
     return y.view(*x.shape[:-1], down.shape[0])
 
 
@@ -131,4 +187,9 @@ def _serves(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:
     return all(map(native.readable, (x, gate, up, down)))
 
 
-GATED_MLP = Kernel("gated MLP", _reference, _portable, Native(gated_unit.SOURCE, _native, _serves))
+SOURCE = "gated_mlp.cpp"
+FEWEST = 64  # tokens; weights are laid out anew in every call
+WHOLE = 16  # columns of x and y are whole registers, on any machine
+CACHED = 1 << 15  # numbers of each weight: all three stay in the second-level cache
+
+GATED_MLP = Kernel("gated MLP", _reference, _portable, Native(SOURCE, _native, _serves))

@@ -8,8 +8,6 @@ namespace {
 
 constexpr int64_t TASK = 1 << 14;  // numbers, about
 
-inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + power_of_two(x * -LOG2_E)); }
-
 // [rows, width], rows `stride` floats apart.
 struct Matrix {
     float *data;

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
 import torch
 from kernel_marks import implementations
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from star import OptionPool
 from star.liv import LIV
@@ -62,11 +64,45 @@ def test_the_same_for_any_number_of_threads(implementation: str) -> None:
 
 
 @implementations
-def test_without_gradients_the_same(implementation: str) -> None:
-    given = inputs(200, sizes=(64, 168, 64))
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_a_liv_computes_alike_without_gradients(implementation: str, tokens: int) -> None:
+    liv, x = LIV(OptionPool.paper()[GATED_UNIT], 64), torch.randn(2, tokens, 64)
     with forced(implementation):
-        alone = gated_mlp(*given)
-        assert torch.equal(alone, gated_mlp(*[tensor.requires_grad_() for tensor in given]))
+        expected = liv(x)
+        with torch.no_grad():
+            torch.testing.assert_close(liv(x), expected)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            assert liv(x).dtype is torch.bfloat16
+    with torch.no_grad():
+        assert liv.to("meta")(x.to("meta")).shape == x.shape
+
+
+@implementations
+def test_gates_of_any_size(implementation: str) -> None:
+    """One channel that lets its input through: y = swish(g), and its derivative, for each token."""
+    gates = [0.0, -88.0, 88.0, -104.0, -1e10, 1e10, -1e38, 1e38, -math.inf, math.inf, math.nan]
+    x = torch.zeros(len(gates) * 8, 16)
+    x[:, 0] = torch.tensor(gates * 8)
+    x[:, 1] = 1
+    gate, up, down = torch.zeros(1, 16), torch.zeros(1, 16), torch.zeros(16, 1)
+    gate[0, 0] = up[0, 1] = down[0, 0] = 1
+    exact = x[:, 0].double().requires_grad_()
+    expected = torch.nn.functional.silu(exact)
+    (slope,) = torch.autograd.grad(expected.sum(), exact)
+    with forced(implementation):
+        y = gated_mlp(x.requires_grad_()[None], gate, up, down)[0, :, 0]
+        (found,) = torch.autograd.grad(y.sum(), x)
+    finite = exact.detach().isfinite()
+    torch.testing.assert_close(y[finite].double(), expected[finite], rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(found[finite, 0].double(), slope[finite], rtol=1e-5, atol=1e-30)
+    assert not bool(y[~finite].isfinite().any())
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    x, gate, up, down = inputs(100, sizes=(64, 168, 64))
+    for wrong in ((x[..., :32], gate, up, down), (x, gate, up[:100], down), (x, gate, up, down[:, :100])):
+        with pytest.raises(RuntimeError):
+            gated_mlp(*wrong)
 
 
 @implementations
@@ -105,13 +141,27 @@ def test_nothing_is_a_batch_too(implementation: str, shape: tuple[int, int, int]
     assert all(bool((parameter.grad == 0).all()) for parameter in liv.parameters())
 
 
-def test_hooks_are_called_while_training() -> None:
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_hooks_are_called(training: bool, everywhere: bool) -> None:
     liv, called = LIV(OptionPool.paper()[GATED_UNIT], 64), []
-    x = torch.randn(1, 20, 64)
+    x, names = torch.randn(1, 200, 64), {module: name for name, module in liv.named_modules()}
+
+    def hook(module: torch.nn.Module, *_: object) -> None:
+        called.append(names[module])
+
     expected = liv(x)
-    for name, module in liv.named_modules():
-        module.register_forward_hook(lambda *_, name=name: called.append(name))
-    torch.testing.assert_close(liv(x), expected)
+    handles = (
+        [register_module_forward_hook(hook)]
+        if everywhere
+        else [module.register_forward_hook(hook) for module in liv.modules()]
+    )
+    try:
+        with torch.set_grad_enabled(training):
+            torch.testing.assert_close(liv(x), expected)
+    finally:
+        for handle in handles:
+            handle.remove()
     operator = "branches.0"
     assert {f"{operator}.output", f"{operator}.mixer", f"{operator}.featurizer.groups.gate.project"} <= set(called)
 

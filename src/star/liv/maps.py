@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 
 from star.genome import ChannelMixing, Nonlinearity
 
@@ -39,7 +40,7 @@ def of_state_space(parameter: nn.Parameter) -> nn.Parameter:
 def hooked(module: nn.Module) -> bool:
     """Whether something is to happen when a module is called, beside its forward."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+    return any(hooks) or _has_any_global_hook()
 
 
 class Dense(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, Nonlinearity, TokenMixing
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.gated_mlp import gated_mlp
+from star.liv.kernels.gated_mlp import gated_mlp, in_cache
+from star.liv.kernels.projections import autocasts, joined
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
 from star.liv.maps import Dense, channel_map, hooked
@@ -111,8 +112,10 @@ class Operator(nn.Module):
     def forward(self, x: Tensor, call: Call, state: OperatorState | None, needed: Tensor | None = None) -> Tensor:
         """`needed` [B, ℓ] bool: the tokens whose output is read, all by default; 0 comes out for the others, and work
         for them is skipped as far as the state allows."""
-        if needed is None and not torch.is_autocast_enabled(x.device.type) and (maps := self._gated_maps()):
-            return gated_mlp(x, *(one.weight for one in maps))
+        if needed is None and (maps := self._gated_maps()):
+            gate, up, down = (one.weight for one in maps)
+            if joined(x) or (in_cache(x, gate, down) and not autocasts(x)):
+                return gated_mlp(x, gate, up, down)
         if needed is None:
             return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
         output = torch.zeros_like(x)

@@ -103,7 +103,7 @@ class LoneRouter:
     elements: int
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def lone_liv(row: LivClass, width: int, length: int, taken: frozenset[str]) -> LoneLiv:
     """A LIV by itself, which takes the groups `taken`. Building modules is what takes time in counting, and a search
     counts the same few again and again: they are kept."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_context, resource_tracker
 from types import ModuleType
 
@@ -15,7 +17,8 @@ PRELOAD = "star.synthesis.preload"
 def start_server() -> None:
     """Start the server that workers are forked from, unless it runs; call it early, it takes seconds to import torch.
 
-    A command that is going to train calls it before its own imports, which then take place at the same time.
+    A command that may train calls it before its own imports, which then take place at the same time. The server ends
+    with this process, also in the middle of its imports: who started it in vain waits for nothing.
 
     It and its workers inherit a blocked SIGINT: Ctrl-C reaches the coordinator alone, which then ends them.
     """
@@ -27,6 +30,14 @@ def start_server() -> None:
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    atexit.unregister(_end_server)
+    atexit.register(_end_server, os.getpid(), forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+
+
+def _end_server(owner: int, server: int | None) -> None:
+    if server is not None and os.getpid() == owner:  # not in a fork of this process
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
 
 
 @contextmanager

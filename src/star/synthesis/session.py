@@ -371,8 +371,16 @@ class Session:
 
         from star.training.precision import require_matmul
 
-        for device in devices():
-            require_matmul(self.recipe.training.matmul, torch.device(device))
+        try:
+            for device in devices():
+                require_matmul(self.recipe.training.matmul, torch.device(device))
+        except StarError as error:
+            if self.store.fact(CALIBRATION) is None:
+                raise
+            raise StarError(
+                f"the run {str(self.run)!r} was calibrated on another CPU to multiply by oneDNN, whose products are "
+                "not float32 here; continue it there, or start a new run"
+            ) from error
 
     def _settle_kernels(self) -> None:
         """Compile what can be compiled before workers start, and note what the run computes with."""

@@ -15,6 +15,7 @@ struct Sizes {
     int64_t inputs, hidden, outputs;
 
     int64_t filled() const { return (hidden + LANES - 1) / LANES * LANES; }
+    int64_t weights() const { return filled() * (2 * inputs + outputs); }
 };
 
 // W_gᵀ and W_uᵀ [d, h], of each group of columns first those of W_g, then those of W_u.
@@ -91,11 +92,12 @@ struct Backward {
     Sizes size;
     const float *x, *gate, *up, *down, *d_y;
     float *d_x, *d_gate, *d_up, *d_down;
+    float *sums;  // [tasks, weights], zeros
 
     void run() const {
         const int64_t h = size.filled(), d = size.inputs, e = size.outputs, tasks = size.tokens.tasks();
-        const int64_t total = 2 * h * d + e * h;
-        Scratch weights(2 * h * d + total, false), sums(tasks * total);
+        const int64_t total = size.weights();
+        Scratch weights(2 * h * d + total, false);
         const Pairs W(weights, size, gate, up);
         const Panels D{weights + 2 * h * d, e}, back{D.data + e * h, 2 * h};  // W_d, and [W_g ; W_u]
         fill(D, h, [&](int64_t k, int64_t i) { return i < size.hidden ? down[k * size.hidden + i] : 0; });
@@ -103,9 +105,8 @@ struct Backward {
             const int64_t row = k < h ? k : k - h;
             return row < size.hidden ? (k < h ? gate : up)[row * d + i] : 0;
         });
-        float *of_tasks = sums;
         parallel(tasks, size.tokens.threads, [=](int64_t task) {
-            float *d_W = of_tasks + task * total, *d_D = d_W + 2 * h * d;
+            float *d_W = sums + task * total, *d_D = d_W + 2 * h * d;
             Scratch scratch(BLOCK * (2 * d + e + 3 * h) + 2 * ROWS * WIDE * LANES, false);
             float *rest = scratch, *rest_y = rest + BLOCK * d, *d_X = rest_y + BLOCK * e;
             float *P = d_X + BLOCK * d, *d_G = P + BLOCK * h, *pairs = d_G + BLOCK * 2 * h;
@@ -134,8 +135,8 @@ struct Backward {
                 if (count < BLOCK) std::copy_n(d_X, count * d, d_x + first * d);
             });
         });
-        add_up(of_tasks, tasks, total);
-        const float *d_W = of_tasks, *d_D = of_tasks + 2 * h * d;
+        add_up(sums, tasks, total);
+        const float *d_W = sums, *d_D = sums + 2 * h * d;
         if (d_gate) std::copy_n(d_W, size.hidden * d, d_gate);
         if (d_up) std::copy_n(d_W + h * d, size.hidden * d, d_up);
         for (int64_t row = 0; d_down && row < e; ++row)
@@ -153,6 +154,8 @@ struct Backward {
 };
 
 }  // namespace
+
+extern "C" int64_t gated_mlp_sums(const Sizes *size) { return size->tokens.tasks() * size->weights(); }
 
 extern "C" void gated_mlp_forward(const Forward *pass) { pass->run(); }
 

@@ -75,7 +75,7 @@ class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
         *((name, ctypes.c_void_p) for name in ("x", "gate", "up", "down", "d_y")),
-        *((name, ctypes.c_void_p) for name in ("d_x", "d_gate", "d_up", "d_down")),
+        *((name, ctypes.c_void_p) for name in ("d_x", "d_gate", "d_up", "d_down", "sums")),
     )
 
 
@@ -101,8 +101,10 @@ class _InCache(torch.autograd.Function):
             torch.empty_like(tensor) if wanted else None
             for tensor, wanted in zip(inputs, ctx.needs_input_grad, strict=True)
         )
-        record = _Backward(ctx.size, *map(native.address, (*inputs, d_y, *gradients)))
-        native.library(SOURCE).call("gated_mlp_backward", record)
+        library = native.library(SOURCE)
+        sums = d_y.new_zeros(library.number("gated_mlp_sums", ctx.size))  # of weights' gradients
+        record = _Backward(ctx.size, *map(native.address, (*inputs, d_y, *gradients, sums)))
+        library.call("gated_mlp_backward", record)
         return gradients
 
 
@@ -169,8 +171,7 @@ def _portable(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 def _native(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    fits = max(gate.numel(), down.numel()) <= CACHED and gate.shape[1] % WHOLE == down.shape[0] % WHOLE == 0
-    if fits and x.numel() >= FEWEST * x.shape[-1]:
+    if in_cache(x, gate, down):
         return _applied(_InCache, x, gate, up, down)
     usable = native.library(gated_unit.SOURCE).problem is None
     return _applied(_Blocks, x, gate, up, down, NATIVE if usable else PORTABLE)
@@ -183,8 +184,16 @@ def _applied(
     return y.view(*x.shape[:-1], down.shape[0])
 
 
+def in_cache(x: Tensor, gate: Tensor, down: Tensor) -> bool:
+    """Whether one pass of C++ over these tokens is faster than products by MKL."""
+    hidden = -(-gate.shape[0] // WHOLE) * WHOLE
+    whole = gate.shape[1] % WHOLE == down.shape[0] % WHOLE == 0
+    return whole and hidden * max(gate.shape[1], down.shape[0]) <= CACHED and x.numel() >= FEWEST * x.shape[-1]
+
+
 def _serves(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:
-    return all(map(native.readable, (x, gate, up, down)))
+    fit = x.shape[-1] == gate.shape[1] and gate.shape == up.shape and gate.shape[0] == down.shape[1]
+    return fit and all(map(native.readable, (x, gate, up, down)))
 
 
 SOURCE = "gated_mlp.cpp"

@@ -87,7 +87,8 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             outputs = _liquid_segment(*inputs)  # type: ignore[arg-type]
         wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
-        found = iter(torch.autograd.grad(outputs, wanted, (d_y, d_last)))
+        pairs = [pair for pair in zip(outputs, (d_y, d_last), strict=True) if pair[0].requires_grad]
+        found = iter(torch.autograd.grad([y for y, _ in pairs], wanted, [d for _, d in pairs]))
         return tuple(next(found) if each else None for each in needed)
 
 
@@ -99,7 +100,7 @@ def _liquid_segment(
     if keep is not None:
         decay = decay * keep.t()[..., None, None]
     h = linear_scan(decay, value, state)
-    return real_part_of_product(readout, h).transpose(0, 1), h[-1]
+    return real_part_of_product(readout, h).transpose(0, 1), h[-1].clone()  # a view would keep all states
 
 
 def real_part_of_product(readout: Tensor, h: Tensor) -> Tensor:

@@ -39,7 +39,11 @@ def goes_to_onednn() -> bool:
 
 @contextmanager
 def by_onednn(wanted: bool) -> Iterator[None]:
-    """Within this block oneDNN multiplies float32 matrices, or, not `wanted`, the default library; in all threads."""
+    """Within this block oneDNN multiplies float32 matrices, or, not `wanted`, the default library; in all threads.
+
+    Of two threads, one at a time may be in such a block: the setting belongs to the process. PyTorch refuses
+    `torch.get_float32_matmul_precision` within it.
+    """
     if SETTING is None:
         yield
         return

@@ -42,4 +42,10 @@ def projections(x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def joined(x: Tensor) -> bool:
     """Whether this pays, and may be done: while gradients are recorded, in one precision."""
-    return torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
+    return torch.is_grad_enabled() and not autocasts(x)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether products of `x` are cast to another precision now."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -54,5 +54,7 @@ class _ByDefaultLibrary(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, y = ctx.saved_tensors
         with by_onednn(False):
-            gradients = iter(torch.autograd.grad(y, [tensor for tensor in inputs if tensor.requires_grad], d_y))
+            gradients = iter(
+                torch.autograd.grad(y, [tensor for tensor in inputs if tensor.requires_grad], d_y, retain_graph=True)
+            )
         return *(next(gradients) if tensor.requires_grad else None for tensor in inputs), None, None

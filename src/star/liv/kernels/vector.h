@@ -141,12 +141,12 @@ inline Vector power_of_two(Vector x) {
 }
 
 inline Vector sigmoid(Vector x) {
-    Vector power = x * -LOG2_E;
+    const Vector power = x * -LOG2_E;
 #if defined(__AVX512F__)
-    // A division takes longer than all the rest: 1 / a to 14 bits, and one step of Newton's method, for a finite a.
-    power = power > all(125.0f) ? all(125.0f) : power;
+    // A division takes longer than all the rest: 1 / a to 14 bits, and one step of Newton's method. It needs a finite a,
+    // and 0 is as good where a is larger.
     const Vector a = 1.0f + power_of_two(power), near = (Vector)_mm512_maskz_rcp14_ps(-1, (__m512)a);
-    return near * (2.0f - a * near);
+    return power > all(125.0f) ? Vector{} : near * (2.0f - a * near);
 #else
     return 1.0f / (1.0f + power_of_two(power));
 #endif

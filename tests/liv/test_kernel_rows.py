@@ -19,12 +19,14 @@ from torch.utils.checkpoint import checkpoint
 from star.liv.kernels import KERNELS, Implementation, Kernel, forced
 from star.liv.kernels.attention import ATTENTION, HEAD_SIZES
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
+from star.liv.kernels.cross_entropy import HEAD_CROSS_ENTROPY
 from star.liv.kernels.decoding import DECODING
 from star.liv.kernels.gated_mlp import GATED_MLP
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
 from star.liv.kernels.long_convolution import LONG_CONVOLUTION
+from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION
 from star.liv.kernels.resample import RESAMPLE
 from star.liv.kernels.rms_norm import RMS_NORM
 from star.liv.kernels.rotary import ROTARY
@@ -144,12 +146,30 @@ def product(draw: Draw) -> Sequence[Any]:
     return tokens(draw, 2)
 
 
+def streamed(draw: Draw, x: Tensor) -> Sequence[Any]:
+    """Tokens, their norm, or the norm of them and an update."""
+    norm = draw.normal(x.shape[-1]) if draw.seed % 3 else None
+    return x, draw.normal(*x.shape).roll(1, 0) if draw.seed % 3 == 2 else None, norm, 1e-5
+
+
 def maps(draw: Draw) -> Sequence[Any]:
     """More tokens than a block has, and fewer."""
     hidden, factor = 3 * draw.modes, draw.channels**-0.5
     x = draw.normal(*draw.sequence).repeat(5 if draw.variant % 2 else 1, 1, 1)
     gate, up = factor * draw.normal(2, hidden, draw.channels)
-    return x, gate, up, draw.normal(1 + draw.variant, hidden)
+    return *streamed(draw, x), gate, up, draw.normal(1 + draw.variant, hidden)
+
+
+def heads(draw: Draw) -> Sequence[Any]:
+    """Sequences enough for C++, of channels that are whole registers, or not."""
+    size, kv_heads = HEAD_SIZES[draw.variant % 3], 2 - draw.variant // 3
+    width = draw.channels if draw.seed % 4 == 2 else 16 * (1 + draw.channels % 4)
+    x = draw.normal(7 + draw.batch, draw.length, width)
+    q, k, v = (
+        width**-0.5 * draw.normal(3 + n, count * size, width)[-1] for n, count in enumerate((2, kv_heads, kv_heads))
+    )
+    out = draw.normal(16 * draw.batch, 2 * size) / size
+    return *streamed(draw, x), q, k, v, out, size, (None, 0, 1000)[draw.seed % 3]
 
 
 def norm(draw: Draw) -> Sequence[Any]:
@@ -157,8 +177,17 @@ def norm(draw: Draw) -> Sequence[Any]:
     return x, update if draw.variant % 2 else None, draw.normal(draw.channels), 1e-5
 
 
+def losses(draw: Draw) -> Sequence[Any]:
+    """Vocabularies of fewer and of more tokens than a register has."""
+    x, vocab = draw.normal(*draw.sequence).flatten(0, 1), draw.modes * (1 + 5 * draw.variant)
+    generator = torch.Generator().manual_seed(draw.seed)
+    targets = torch.randint(0, vocab, (x.shape[0],), generator=generator)
+    return x, draw.normal(vocab, draw.channels), targets, draw.dtype
+
+
 INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
     ATTENTION.name: attention,
+    MULTI_HEAD_ATTENTION.name: heads,
     LINEAR_ATTENTION.name: linear_attention,
     ROTARY.name: rotary,
     SELECTIVE_SCAN.name: selective,
@@ -171,22 +200,34 @@ INPUTS: dict[str, Callable[[Draw], Sequence[Any]]] = {
     GATED_UNIT.name: product,
     GATED_MLP.name: maps,
     RMS_NORM.name: norm,
+    HEAD_CROSS_ENTROPY.name: losses,
 }
 #: Decoding is a whole backbone, and tested with backbones.
 OPERATORS = [kernel for kernel in KERNELS if kernel is not DECODING]
 
+#: Kernels that hand on the stream beside what they make of it, and those whose products are PyTorch's.
+OF_STREAMS = (RMS_NORM, GATED_MLP, MULTI_HEAD_ATTENTION)
+WITH_PRODUCTS = (GATED_MLP, HEAD_CROSS_ENTROPY)
+
 rows = pytest.mark.parametrize("kernel", OPERATORS, ids=lambda kernel: kernel.name)
+
+
+def differentiable(one: Any) -> bool:
+    return isinstance(one, Tensor) and (one.is_floating_point() or one.is_complex())
+
+
+def main_output(kernel: Kernel, outputs: Any) -> Tensor:
+    if isinstance(outputs, Tensor):
+        return outputs
+    found: Tensor = outputs[-1 if kernel in OF_STREAMS else 0]
+    return found
 
 
 def outputs_and_gradients(kernel: Kernel, implementation: Implementation, inputs: Sequence[Any]) -> list[Tensor]:
     """Outputs, and the gradients of their sum with random weights; those of numbers alone, not of masks."""
     inputs = [one.detach() if isinstance(one, Tensor) else one for one in inputs]
     masks = [6] if kernel is SELECTIVE_SCAN else []  # `keep`, a mask in numbers
-    leaves = [
-        one.requires_grad_()
-        for place, one in enumerate(inputs)
-        if isinstance(one, Tensor) and one.dtype is not torch.bool and place not in masks
-    ]
+    leaves = [one.requires_grad_() for place, one in enumerate(inputs) if differentiable(one) and place not in masks]
     with forced(implementation):
         outputs = kernel(*inputs)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
@@ -268,7 +309,7 @@ def test_numbers_of_extreme_size(kernel: Kernel, implementation: Implementation,
 @NEEDS_COMPILER
 @pytest.mark.parametrize(
     "kernel",
-    [kernel for kernel in OPERATORS if kernel.native is not None and kernel is not GATED_MLP],  # has PyTorch's products
+    [kernel for kernel in OPERATORS if kernel.native is not None and kernel not in WITH_PRODUCTS],
     ids=lambda kernel: kernel.name,
 )
 @pytest.mark.parametrize("channels", [70, 600])
@@ -302,13 +343,13 @@ def test_views_are_read_as_what_they_show(kernel: Kernel, implementation: Implem
 def test_gradients_are_read_as_what_they_show(kernel: Kernel, implementation: Implementation, expanded: bool) -> None:
     """One number for all, as of a sum, or numbers laid out with their first dimension last."""
     inputs = [
-        one.detach().requires_grad_(one.dtype is not torch.bool) if isinstance(one, Tensor) else one
+        one.detach().requires_grad_(differentiable(one)) if isinstance(one, Tensor) else one
         for one in INPUTS[kernel.name](Draw(2, 70, 20, 3, 0, SINGLE, 5))
     ]
     leaves = [one for one in inputs if isinstance(one, Tensor) and one.requires_grad]
     with forced(implementation):
         output = kernel(*inputs)
-    output = output if isinstance(output, Tensor) else output[-1 if kernel is RMS_NORM else 0]
+    output = main_output(kernel, output)
     plain = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(2))
     plain = torch.ones_like(plain) if expanded else plain
     laid_out = (
@@ -326,17 +367,14 @@ def test_gradients_are_read_as_what_they_show(kernel: Kernel, implementation: Im
 @rows
 def test_a_checkpoint_changes_nothing(kernel: Kernel, implementation: Implementation) -> None:
     inputs = INPUTS[kernel.name](Draw(2, 70, 20, 3, 0, SINGLE, 5))
-    leaves = [
-        one.detach().requires_grad_() for one in inputs if isinstance(one, Tensor) and one.dtype is not torch.bool
-    ]
+    leaves = [one.detach().requires_grad_() for one in inputs if differentiable(one)]
     found = []
     for again in (False, True):
         own = iter(leaves)
-        given = [next(own) if isinstance(one, Tensor) and one.dtype is not torch.bool else one for one in inputs]
+        given = [next(own) if differentiable(one) else one for one in inputs]
         with forced(implementation):
             output = checkpoint(kernel, *given, use_reentrant=False) if again else kernel(*given)
-            output = output if isinstance(output, Tensor) else output[0]
-            loss = output.abs().square().sum()
+            loss = main_output(kernel, output).abs().square().sum()
             found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
@@ -379,4 +417,4 @@ def test_what_is_no_number_is_not_hidden(kernel: Kernel, implementation: Impleme
     inputs[0][-1] = float("nan")
     with forced(implementation):
         outputs = kernel(*inputs)
-    assert bool((outputs if isinstance(outputs, Tensor) else outputs[0]).isnan().any())
+    assert bool(main_output(kernel, outputs).isnan().any())

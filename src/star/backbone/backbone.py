@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from star.backbone.decode import Decoder
-from star.backbone.norm import RMSNorm
+from star.backbone.norm import EPSILON, RMSNorm
 from star.backbone.routing import ROUTERS, LiquidRouter
 from star.backbone.state import Slots, State
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, require_valid, stages, wiring
 from star.liv import LIV, Call, Sharing
+from star.liv.operator import Fused
 
 MAX_WIDTH = 1 << 20
 MAX_LENGTH = 1 << 30
@@ -130,16 +131,29 @@ class Backbone(nn.Module):
         for number, stage in enumerate(self.stages):
             if stage.source is not None:
                 x = x + outputs[stage.source]
-            x, inputs = self._normed(number, x, update)
-            if real is not None:
-                inputs = inputs * real  # without biases, padding then leaves every state empty
-            update = self.combined(number, inputs, call, state)
+            fused = None if real is not None else self._fused(number, x, update, call, state)
+            if fused is not None:
+                x, update = fused
+            else:
+                x, inputs = self._normed(number, x, update)
+                if real is not None:
+                    inputs = inputs * real  # without biases, padding then leaves every state empty
+                update = self.combined(number, inputs, call, state)
             if number in self.sources:
                 x, update = x + update, None
                 outputs[number] = x
         if state is not None:
             state.position += length
         return x if update is None else x + update
+
+    def _fused(self, number: int, x: Tensor, update: Tensor | None, call: Call, state: State | None) -> Fused:
+        """x + update and what a stage adds to it, where norm and LIV are one kernel; else None."""
+        stage, norm = self.stages[number], self.norms[number]
+        if len(stage.livs) > 1 or str(number) in self.routers or not isinstance(norm, RMSNorm):
+            return None
+        liv: LIV = self.livs[stage.livs[0]]  # type: ignore[assignment]
+        own = None if state is None else state.livs[stage.livs[0]]
+        return liv.fused(x, call, own, update, norm.weight, EPSILON)
 
     def _normed(self, number: int, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
         """x + update, and what the LIVs of a stage read of it."""

@@ -108,7 +108,7 @@ class LowRankMixer(nn.Module):
     ) -> Tensor:
         position = None  # of the first token, where the attention kernel rotates
         if state is None and self.rotary:
-            if self._softmax_of_all(call):
+            if self._unmasked(call):
                 position = call.position
             else:
                 features = self._rotated(features, call)
@@ -128,14 +128,18 @@ class LowRankMixer(nn.Module):
             k, v = (features[name].to(state["kv"].dtype).transpose(1, 2) for name in ("k", "v"))
             replace(state, "kv", state["kv"] + k.transpose(-1, -2) @ v)
 
-    def _softmax_of_all(self, call: Call) -> bool:
-        whole = self.nonlinearity is Nonlinearity.SOFTMAX and self.sparsity is Sparsity.NONE
-        return whole and call.valid is None
+    @property
+    def softmax_of_all(self) -> bool:
+        """Whether each token looks at all of the past, by softmax."""
+        return self.nonlinearity is Nonlinearity.SOFTMAX and self.sparsity is Sparsity.NONE
+
+    def _unmasked(self, call: Call) -> bool:
+        return self.softmax_of_all and call.valid is None
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor, call: Call, position: int | None) -> Tensor:
         """Every query sees all real tokens up to itself. `position` as for `causal_attention`."""
         length, keys = q.shape[2], k.shape[2]
-        if self._softmax_of_all(call) and (length == keys or length == 1):
+        if self._unmasked(call) and (length == keys or length == 1):
             if length == keys:
                 return causal_attention(q, k, v, position)
             return dot_product_attention(q, k, v)

@@ -38,9 +38,15 @@ def of_state_space(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something is to happen when a module is called, beside its forward."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or _has_any_global_hook()
+    """Whether something is to happen when a module is called, beside its forward as it is written."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
+        or _has_any_global_hook()
+    )
 
 
 class Dense(nn.Module):

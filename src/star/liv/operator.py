@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, Nonlinearity, TokenMixing
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.gated_mlp import gated_mlp, in_cache
+from star.liv.kernels.gated_mlp import GATED_MLP, in_cache
+from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION
 from star.liv.kernels.projections import autocasts, joined
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
@@ -22,6 +23,9 @@ from star.liv.semi_separable import SemiSeparableMixer
 from star.liv.sizes import head_size
 from star.liv.state import Call, OperatorState, Slot
 from star.liv.toeplitz import ToeplitzMixer
+
+#: A residual stream and what is to be added to it, [B, ℓ, d] each; None: there is no kernel for that.
+Fused = tuple[Tensor, Tensor] | None
 
 MIXERS: dict[TokenMixing, Callable[[LivClass, int], nn.Module]] = {
     TokenMixing.DIAGONAL: DiagonalMixer,
@@ -112,10 +116,8 @@ class Operator(nn.Module):
     def forward(self, x: Tensor, call: Call, state: OperatorState | None, needed: Tensor | None = None) -> Tensor:
         """`needed` [B, ℓ] bool: the tokens whose output is read, all by default; 0 comes out for the others, and work
         for them is skipped as far as the state allows."""
-        if needed is None and (maps := self._gated_maps()):
-            gate, up, down = (one.weight for one in maps)
-            if joined(x) or (in_cache(x, gate, down) and not autocasts(x)):
-                return gated_mlp(x, gate, up, down)
+        if needed is None and (fused := self.fused(x, call, state)) is not None:
+            return fused[1]
         if needed is None:
             return self.output(self._mixer(x, self.features(x, call, state), self.featurizer, call, state))
         output = torch.zeros_like(x)
@@ -130,17 +132,40 @@ class Operator(nn.Module):
             output[needed] = self.output(mixed[needed])
         return output
 
-    def _gated_maps(self) -> list[Dense]:
-        """The maps to gate, up and output of a unit that is these and swish and shares no features; else none. They may
-        be applied without calling any module, so that there must be no hooks."""
-        if not isinstance(self.mixer, DiagonalMixer) or self.mixer.nonlinearity is not Nonlinearity.SWISH:
-            return []
+    def fused(
+        self,
+        x: Tensor,
+        call: Call,
+        state: OperatorState | None,
+        update: Tensor | None = None,
+        norm: Tensor | None = None,
+        epsilon: float = 0.0,
+    ) -> Fused:
+        """x + update, and what `forward` makes of its norm (of x itself, without a norm's weight), where one kernel is
+        all of that; else None."""
+        if autocasts(x):
+            return None
+        mixer = self.mixer
+        if isinstance(mixer, DiagonalMixer) and mixer.nonlinearity is Nonlinearity.SWISH:
+            weights = self._plain_weights("gate", "up")
+            if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
+                return GATED_MLP(x, update, norm, epsilon, *weights)
+        elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and mixer.size == mixer.value_size:
+            weights = self._plain_weights("q", "k", "v")
+            if weights and state is None and call.valid is None:
+                position = call.position if mixer.rotary else None
+                return MULTI_HEAD_ATTENTION(x, update, norm, epsilon, *weights, mixer.size, position)
+        return None
+
+    def _plain_weights(self, *names: str) -> list[Tensor]:
+        """The weights of the maps to these groups and to the output, where all are dense, nothing is shared and nothing
+        else happens between x, mixer and y; else none. No module is called, so that there must be no hooks."""
         if self.sharing.taken or self.sharing.given:
             return []
-        maps = [*(self.featurizer.linear_map(name) for name in ("gate", "up")), self.output]
+        maps = [*(self.featurizer.linear_map(name) for name in names), self.output]
         if any(map(hooked, (self.mixer, self.featurizer, *self.featurizer.groups.values()))):
             return []
-        plain = [one for one in maps if isinstance(one, Dense) and not hooked(one)]
+        plain: list[Tensor] = [one.weight for one in maps if isinstance(one, Dense) and not hooked(one)]
         return plain if len(plain) == len(maps) else []
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
@@ -221,3 +246,18 @@ class LIV(nn.Module):
             for branch, operator in enumerate(self.operators)
         )
         return first - second[0] if second else first
+
+    def fused(
+        self,
+        x: Tensor,
+        call: Call,
+        state: list[OperatorState] | None,
+        update: Tensor | None,
+        norm: Tensor,
+        epsilon: float,
+    ) -> Fused:
+        """x + update, and what `forward` makes of its norm, where one kernel is all of that; else None."""
+        operator, *second = self.operators
+        if second or hooked(self) or hooked(operator):
+            return None
+        return operator.fused(x, call, None if state is None else state[0], update, norm, epsilon)

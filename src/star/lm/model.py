@@ -14,8 +14,8 @@ from star.backbone import Backbone, State
 from star.backbone.norm import RMSNorm
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, Routing
+from star.liv.kernels.cross_entropy import head_cross_entropy
 from star.lm.config import LanguageModelConfig
-from star.lm.cross_entropy import head_cross_entropy
 from star.lm.generation import generate
 
 HEAD_STD = 0.02

@@ -12,12 +12,14 @@ import torch
 from star.liv.kernels.attention import ATTENTION
 from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
+from star.liv.kernels.cross_entropy import HEAD_CROSS_ENTROPY
 from star.liv.kernels.decoding import DECODING
 from star.liv.kernels.gated_mlp import GATED_MLP
 from star.liv.kernels.gated_unit import GATED_UNIT
 from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
 from star.liv.kernels.long_convolution import LONG_CONVOLUTION
+from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION
 from star.liv.kernels.native import give_notice
 from star.liv.kernels.resample import RESAMPLE
 from star.liv.kernels.rms_norm import RMS_NORM
@@ -27,6 +29,7 @@ from star.liv.kernels.state_space import S4D_KERNEL
 
 KERNELS: tuple[Kernel, ...] = (
     ATTENTION,
+    MULTI_HEAD_ATTENTION,
     LINEAR_ATTENTION,
     ROTARY,
     SELECTIVE_SCAN,
@@ -39,6 +42,7 @@ KERNELS: tuple[Kernel, ...] = (
     GATED_UNIT,
     GATED_MLP,
     RMS_NORM,
+    HEAD_CROSS_ENTROPY,
     DECODING,
 )
 

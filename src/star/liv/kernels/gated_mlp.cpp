@@ -1,10 +1,10 @@
-// y = W_d (swish(W_g x) ⊙ W_u x) for each token, forward and backward, for weights that stay in the cache.
+// y = W_d (swish(W_g n) ⊙ W_u n) for each token n of a stream, forward and backward, for weights that stay in the cache.
 //
-// A block of tokens after the other goes through all products, and what lies between two of them stays in the cache as
-// well. Nothing but x is kept for the way back: to compute g and u again takes no longer than to write and read them.
-// Hidden channels are filled up with zeros to whole registers.
+// A block of tokens after the other goes through norm and all products, and what lies between two of them stays in the
+// cache as well. Nothing but the stream is kept for the way back: to compute g and u again takes no longer than to write
+// and read them. Hidden channels are filled up with zeros to whole registers.
 
-#include "maps.h"
+#include "stream.h"
 
 namespace {
 
@@ -16,6 +16,7 @@ struct Sizes {
 
     int64_t filled() const { return (hidden + LANES - 1) / LANES * LANES; }
     int64_t weights() const { return filled() * (2 * inputs + outputs); }
+    int64_t sums() const { return weights() + inputs; }  // of the gradients of all weights, those of the norm last
 };
 
 // W_gᵀ and W_uᵀ [d, h], of each group of columns first those of W_g, then those of W_u.
@@ -60,7 +61,8 @@ struct Pairs {
 
 struct Forward {
     Sizes size;
-    const float *x, *gate, *up, *down;
+    Stream stream;
+    const float *gate, *up, *down;
     float *y;
 
     void run() const {
@@ -73,7 +75,7 @@ struct Forward {
             Scratch scratch(BLOCK * (d + h + e), false);
             float *rest = scratch, *P = rest + BLOCK * d, *Y = P + BLOCK * h;
             size.tokens.each(task, [&](int64_t first, int64_t count) {
-                const float *X = whole(x + first * d, count, d, rest);
+                const float *X = stream.read(first, count, BLOCK, d, rest);
                 by_columns(h, [&](int64_t column, auto registers) {
                     for (int64_t r = 0; r < BLOCK; r += ROWS)
                         W.of<decltype(registers)::value>(X + r * d, column, [=](int64_t row, int v, Vector g, Vector u) {
@@ -90,14 +92,15 @@ struct Forward {
 // Gradients that nobody wants are null.
 struct Backward {
     Sizes size;
-    const float *x, *gate, *up, *down, *d_y;
-    float *d_x, *d_gate, *d_up, *d_down;
-    float *sums;  // [tasks, weights], zeros
+    Stream stream;
+    const float *gate, *up, *down, *d_total, *d_y;
+    float *d_x, *d_norm, *d_gate, *d_up, *d_down;
+    float *sums;  // [tasks, sums], zeros
 
     void run() const {
         const int64_t h = size.filled(), d = size.inputs, e = size.outputs, tasks = size.tokens.tasks();
-        const int64_t total = size.weights();
-        Scratch weights(2 * h * d + total, false);
+        const int64_t total = size.sums();
+        Scratch weights(2 * h * d + size.weights(), false);
         const Pairs W(weights, size, gate, up);
         const Panels D{weights + 2 * h * d, e}, back{D.data + e * h, 2 * h};  // W_d, and [W_g ; W_u]
         fill(D, h, [&](int64_t k, int64_t i) { return i < size.hidden ? down[k * size.hidden + i] : 0; });
@@ -111,7 +114,8 @@ struct Backward {
             float *rest = scratch, *rest_y = rest + BLOCK * d, *d_X = rest_y + BLOCK * e;
             float *P = d_X + BLOCK * d, *d_G = P + BLOCK * h, *pairs = d_G + BLOCK * 2 * h;
             size.tokens.each(task, [&](int64_t first, int64_t count) {
-                const float *X = whole(x + first * d, count, d, rest), *Y = whole(d_y + first * e, count, e, rest_y);
+                const float *X = stream.again(first, count, BLOCK, d, rest);
+                const float *Y = whole(d_y + first * e, count, e, rest_y);
                 by_columns(h, [&](int64_t column, auto registers) {
                     constexpr int V = decltype(registers)::value, wide = V * LANES;
                     for (int64_t r = 0; r < BLOCK; r += ROWS) {
@@ -130,13 +134,18 @@ struct Backward {
                 });
                 if (d_down) add_product(d_D, {Y, 1, e}, P, e, h, BLOCK);
                 if (d_gate || d_up) add_product(d_W, {d_G, 1, 2 * h}, X, 2 * h, d, BLOCK);
-                if (!d_x) return;
-                product(count == BLOCK ? d_x + first * d : d_X, d, {d_G, 2 * h, 1}, back, BLOCK, d);
-                if (count < BLOCK) std::copy_n(d_X, count * d, d_x + first * d);
+                if (!d_x && !d_norm) return;
+                const bool in_place = count == BLOCK && !stream.weight;
+                product(in_place ? d_x + first * d : d_X, d, {d_G, 2 * h, 1}, back, BLOCK, d);
+                if (stream.weight)
+                    stream.back(first, count, d, d_X, d_total, d_x, d_W + size.weights());
+                else if (!in_place)
+                    std::copy_n(d_X, count * d, d_x + first * d);
             });
         });
         add_up(sums, tasks, total);
         const float *d_W = sums, *d_D = sums + 2 * h * d;
+        if (d_norm) std::copy_n(sums + size.weights(), d, d_norm);
         if (d_gate) std::copy_n(d_W, size.hidden * d, d_gate);
         if (d_up) std::copy_n(d_W + h * d, size.hidden * d, d_up);
         for (int64_t row = 0; d_down && row < e; ++row)
@@ -155,7 +164,7 @@ struct Backward {
 
 }  // namespace
 
-extern "C" int64_t gated_mlp_sums(const Sizes *size) { return size->tokens.tasks() * size->weights(); }
+extern "C" int64_t gated_mlp_sums(const Sizes *size) { return size->tokens.tasks() * size->sums(); }
 
 extern "C" void gated_mlp_forward(const Forward *pass) { pass->run(); }
 

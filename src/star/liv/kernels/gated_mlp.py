@@ -1,12 +1,14 @@
 """A gated unit with its three linear maps (SwiGLU, Shazeer 2020), for each token:
 
-    g = W_g x,    u = W_u x,    y = W_d (swish(g) ⊙ u)
+    g = W_g n,    u = W_u n,    y = W_d (swish(g) ⊙ u)
 
-A block of tokens after the other goes through all of it. g and u are kept; swish(g) ⊙ u, which autograd would keep too,
-is computed again backward, block by block, and so are the gradients of g and u: neither is ever there for all tokens.
+for tokens n, or the norm of a residual stream. A block of tokens after the other goes through all of it. g and u are
+kept; swish(g) ⊙ u, which autograd would keep too, is computed again backward, block by block, and so are the gradients
+of g and u: neither is ever there for all tokens.
 
 Natively, weights that stay in the cache are multiplied by C++, too, because MKL is slower at products with so few
-columns. Then g and u are not kept either, and what comes between two products is done while a number is in a register.
+columns. Then n, g and u are not kept either, and what comes between two products is done while a number is in a
+register.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from star.liv.kernels import gated_unit, native
+from star.liv.kernels import gated_unit, native, stream
 from star.liv.kernels.choice import Kernel, Native
+from star.liv.kernels.stream import Both, Reading, Return, Stream
 
 BLOCK = 512  # tokens; enough for products at full speed, and whatever the number of threads, so that it rounds alike
 
@@ -28,13 +31,25 @@ BLOCK = 512  # tokens; enough for products at full speed, and whatever the numbe
 def gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """x: [B, ℓ, d]; gate, up: [h, d]; down: [d', h], all of one dtype → [B, ℓ, d']. Differentiable once; autocast does
     not reach into it."""
-    return GATED_MLP(x, gate, up, down)
+    y: Tensor = GATED_MLP(x, None, None, 0.0, gate, up, down)[1]
+    return y
 
 
-def _reference(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def normed_gated_mlp(
+    x: Tensor, update: Tensor | None, norm: Tensor, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+) -> Both:
+    """x + update (x itself, where that is None), and the unit of its norm; x, update: [B, ℓ, d], norm: [d]."""
+    both: Both = GATED_MLP(x, update, norm, epsilon, gate, up, down)
+    return both
+
+
+def _reference(
+    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+) -> Both:
     """The equation in float64."""
-    g, u = x.double() @ gate.double().t(), x.double() @ up.double().t()
-    return ((g * torch.sigmoid(g) * u) @ down.double().t()).to(x.dtype)
+    total, n = stream.read_exactly(x, update, norm, epsilon)
+    g, u = n @ gate.double().t(), n @ up.double().t()
+    return total, ((g * torch.sigmoid(g) * u) @ down.double().t()).to(x.dtype)
 
 
 class _Elementwise(NamedTuple):
@@ -67,45 +82,52 @@ class _Sizes(ctypes.Structure):
 class _Forward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, ctypes.c_void_p) for name in ("x", "gate", "up", "down", "y")),
+        ("stream", Stream),
+        *((name, ctypes.c_void_p) for name in ("gate", "up", "down", "y")),
     )
 
 
 class _Backward(ctypes.Structure):
     _fields_ = (
         ("size", _Sizes),
-        *((name, ctypes.c_void_p) for name in ("x", "gate", "up", "down", "d_y")),
-        *((name, ctypes.c_void_p) for name in ("d_x", "d_gate", "d_up", "d_down", "sums")),
+        ("stream", Stream),
+        *((name, ctypes.c_void_p) for name in ("gate", "up", "down", "d_total", "d_y")),
+        *((name, ctypes.c_void_p) for name in ("d_x", "d_norm", "d_gate", "d_up", "d_down", "sums")),
     )
 
 
 class _InCache(torch.autograd.Function):
-    """x: [n, d]."""
-
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        x, gate, up, down = (tensor.contiguous() for tensor in inputs)
-        size = _Sizes(x.shape[0], torch.get_num_threads(), *reversed(gate.shape), down.shape[0])
-        y = x.new_empty(x.shape[0], down.shape[0])
-        record = _Forward(size, *map(native.address, (x, gate, up, down, y)))
+    def forward(
+        ctx: Any, x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *weights: Tensor
+    ) -> Any:
+        reading = Reading(ctx, x, update, norm, epsilon)
+        gate, up, down = (weight.contiguous() for weight in weights)
+        y = x.new_empty(*x.shape[:-1], down.shape[0])
+        count = x.numel() // x.shape[-1]
+        ctx.size = _Sizes(count, torch.get_num_threads(), *reversed(gate.shape), down.shape[0])
+        record = _Forward(ctx.size, reading.record, *map(native.address, (gate, up, down, y)))
         native.library(SOURCE).call("gated_mlp_forward", record)
-        ctx.save_for_backward(x, gate, up, down)
-        ctx.size = size
-        return y
+        ctx.save_for_backward(*reading.kept, gate, up, down)
+        return reading.outputs(y)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        d_y, inputs = d_y.contiguous(), ctx.saved_tensors
-        gradients = tuple(
-            torch.empty_like(tensor) if wanted else None
-            for tensor, wanted in zip(inputs, ctx.needs_input_grad, strict=True)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, norm, inverse, gate, up, down = ctx.saved_tensors
+        way = Return(ctx, (total, norm, inverse), gradients)
+        weights = (gate, up, down)
+        if way.d_y is None:
+            return *way.gradients(), None, None, None
+        of_weights = tuple(
+            torch.empty_like(weight) if wanted else None
+            for weight, wanted in zip(weights, ctx.needs_input_grad[4:], strict=True)
         )
         library = native.library(SOURCE)
-        sums = d_y.new_zeros(library.number("gated_mlp_sums", ctx.size))  # of weights' gradients
-        record = _Backward(ctx.size, *map(native.address, (*inputs, d_y, *gradients, sums)))
-        library.call("gated_mlp_backward", record)
-        return gradients
+        sums = gate.new_zeros(library.number("gated_mlp_sums", ctx.size))  # of weights' gradients
+        tensors = (*weights, way.d_total, way.d_y, way.d_x, way.d_norm, *of_weights, sums)
+        library.call("gated_mlp_backward", _Backward(ctx.size, way.record, *map(native.address, tensors)))
+        return *way.gradients(), *of_weights
 
 
 class _Blocks(torch.autograd.Function):
@@ -166,22 +188,27 @@ def _blocks(x: Tensor) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, max(1, count), step)]
 
 
-def _portable(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return _applied(_Blocks, x, gate, up, down, PORTABLE)
+def _portable(
+    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+) -> Both:
+    return _block_by_block(*stream.read(x, update, norm, epsilon), gate, up, down, PORTABLE)
 
 
-def _native(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def _native(
+    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+) -> Both:
     if in_cache(x, gate, down):
-        return _applied(_InCache, x, gate, up, down)
+        found = _InCache.apply(x, update, norm, epsilon, gate, up, down)
+        return (x, found) if update is None else found
     usable = native.library(gated_unit.SOURCE).problem is None
-    return _applied(_Blocks, x, gate, up, down, NATIVE if usable else PORTABLE)
+    return _block_by_block(*stream.read(x, update, norm, epsilon), gate, up, down, NATIVE if usable else PORTABLE)
 
 
-def _applied(
-    function: type[torch.autograd.Function], x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *more: Any
-) -> Tensor:
-    y: Tensor = function.apply(x.flatten(0, -2), gate, up, down, *more)
-    return y.view(*x.shape[:-1], down.shape[0])
+def _block_by_block(
+    total: Tensor, n: Tensor, gate: Tensor, up: Tensor, down: Tensor, elementwise: _Elementwise
+) -> Both:
+    y: Tensor = _Blocks.apply(n.flatten(0, -2), gate, up, down, elementwise)
+    return total, y.view(*n.shape[:-1], down.shape[0])
 
 
 def in_cache(x: Tensor, gate: Tensor, down: Tensor) -> bool:
@@ -191,9 +218,11 @@ def in_cache(x: Tensor, gate: Tensor, down: Tensor) -> bool:
     return whole and hidden * max(gate.shape[1], down.shape[0]) <= CACHED and x.numel() >= FEWEST * x.shape[-1]
 
 
-def _serves(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> bool:
+def _serves(
+    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+) -> bool:
     fit = x.shape[-1] == gate.shape[1] and gate.shape == up.shape and gate.shape[0] == down.shape[1]
-    return fit and all(map(native.readable, (x, gate, up, down)))
+    return fit and stream.readable(x, update, norm) and all(map(native.readable, (gate, up, down)))
 
 
 SOURCE = "gated_mlp.cpp"

@@ -65,6 +65,16 @@ inline void product(float *C, int64_t c, Left A, Panels B, int64_t rows, int64_t
     });
 }
 
+// A B, handed on as done(row, column, register).
+template <class Done> inline void product_of(Left A, Panels B, int64_t rows, int64_t columns, Done done) {
+    by_columns(columns, [&](int64_t column, auto registers) {
+        constexpr int V = decltype(registers)::value;
+        for (int64_t r = 0; r < rows; r += ROWS)
+            tile_of<ROWS, V, true>(nullptr, 0, A.data + r * A.down, A.down, A.along, B.at(column), V * LANES, B.depth,
+                                   [&](int row, int v, Vector sum) { done(r + row, column + v * LANES, sum); });
+    });
+}
+
 // C [rows, columns] += A B for B [depth, columns] as it lies.
 inline void add_product(float *C, Left A, const float *B, int64_t rows, int64_t columns, int64_t depth) {
     by_columns(columns, [&](int64_t column, auto registers) {
@@ -92,11 +102,11 @@ struct Tokens {
     }
 };
 
-// BLOCK rows in place, or a copy that zeros fill up.
-inline const float *whole(const float *rows, int64_t count, int64_t width, float *copy) {
-    if (count == BLOCK) return rows;
+// `block` rows in place, or a copy that zeros fill up.
+inline const float *whole(const float *rows, int64_t count, int64_t width, float *copy, int64_t block = BLOCK) {
+    if (count == block) return rows;
     std::copy_n(rows, count * width, copy);
-    std::fill(copy + count * width, copy + BLOCK * width, 0.0f);
+    std::fill(copy + count * width, copy + block * width, 0.0f);
     return copy;
 }
 

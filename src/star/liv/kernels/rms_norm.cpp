@@ -1,19 +1,16 @@
 // Root mean square norm of the rows of a residual stream, with the addition before it, forward and backward.
 
-#include <algorithm>
-#include <cmath>
-
-#include "vector.h"
+#include "stream.h"
 
 namespace {
 
-constexpr int64_t TASK = 256;  // rows; what a task sums up does not depend on the number of threads
+constexpr int64_t ROWS_OF_TASK = 256;  // what a task sums up does not depend on the number of threads
 
 struct Sizes {
     int64_t rows, width, threads;
 
-    int64_t tasks() const { return (rows + TASK - 1) / TASK; }
-    int64_t end(int64_t task) const { return std::min(rows, (task + 1) * TASK); }
+    int64_t tasks() const { return (rows + ROWS_OF_TASK - 1) / ROWS_OF_TASK; }
+    int64_t end(int64_t task) const { return std::min(rows, (task + 1) * ROWS_OF_TASK); }
 };
 
 struct Forward {
@@ -23,33 +20,12 @@ struct Forward {
     float epsilon;
 
     void run(int64_t task) const {
-        for (int64_t row = task * TASK; row < size.end(task); ++row) {
-            const int64_t start = row * size.width;
-            const float *source = x + start;
-            Vector squares = {};
-            if (update) {
-                source = total + start;
-                each_register(0, size.width, [&](int64_t d, int count) {
-                    const Vector value = load(x + start + d, count) + load(update + start + d, count);
-                    store(total + start + d, value, count);
-                    squares += value * value;
-                });
-            } else {
-                each_register(0, size.width, [&](int64_t d, int count) {
-                    const Vector value = load(source + d, count);
-                    squares += value * value;
-                });
-            }
-            const float factor = 1 / std::sqrt(sum(squares) / float(size.width) + epsilon);
-            inverse[row] = factor;
-            each_register(0, size.width, [&](int64_t d, int count) {
-                store(y + start + d, load(source + d, count) * factor * load(weight + d, count), count);
-            });
-        }
+        for (int64_t row = task * ROWS_OF_TASK, at = row * size.width; row < size.end(task); ++row, at += size.width)
+            inverse[row] = norm_row(x + at, update ? update + at : nullptr, weight, total + at, y + at, size.width,
+                                    epsilon);
     }
 };
 
-// With n = x / rms: ∂L/∂x = (w ∂L/∂y - n mean(n w ∂L/∂y)) / rms + ∂L/∂total, ∂L/∂w = Σ n ∂L/∂y.
 struct Backward {
     Sizes size;
     const float *x, *weight, *inverse, *d_y, *d_total;  // nothing reads the sum but the norm: d_total null
@@ -57,24 +33,9 @@ struct Backward {
 
     void run(int64_t task) const {
         float *d_w = d_weight + task * size.width;
-        for (int64_t row = task * TASK; row < size.end(task); ++row) {
-            const int64_t start = row * size.width;
-            const float factor = inverse[row];
-            Vector products = {};
-            each_register(0, size.width, [&](int64_t d, int count) {
-                const Vector value = load(x + start + d, count), gradient = load(d_y + start + d, count);
-                const Vector product = value * gradient;
-                store(d_w + d, load(d_w + d, count) + product * factor, count);
-                products += product * load(weight + d, count);
-            });
-            const float mean = sum(products) * factor * factor / float(size.width);
-            each_register(0, size.width, [&](int64_t d, int count) {
-                const Vector gradient = load(d_y + start + d, count) * load(weight + d, count);
-                Vector d_value = (gradient - load(x + start + d, count) * mean) * factor;
-                if (d_total) d_value += load(d_total + start + d, count);
-                store(d_x + start + d, d_value, count);
-            });
-        }
+        for (int64_t row = task * ROWS_OF_TASK, at = row * size.width; row < size.end(task); ++row, at += size.width)
+            norm_row_back(x + at, weight, inverse[row], d_y + at, d_total ? d_total + at : nullptr, d_x + at, d_w,
+                          size.width);
     }
 };
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from star import LanguageModel
-from star.lm import cross_entropy
-from star.lm.cross_entropy import head_cross_entropy
+from star.liv.kernels import cross_entropy
+from star.liv.kernels.cross_entropy import head_cross_entropy
 
 SAME = 1 << 17
 

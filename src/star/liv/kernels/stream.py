@@ -1,0 +1,88 @@
+"""A residual stream as a kernel reads it that is a LIV with the norm before it: x itself, or the norm of x + update.
+
+Such kernels take x, update, the norm's weight and its ε before anything else. Without a weight there is no norm and no
+update; without an update x itself is normed. They give x + update (or x) and the output of the LIV.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from star.liv.kernels import native
+from star.liv.kernels.rms_norm import RMS_NORM
+
+Both = tuple[Tensor, Tensor]
+
+
+def read(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> Both:
+    """x + update, and what is read of it, by a kernel of its own."""
+    if norm is None:
+        return x, x
+    both: Both = RMS_NORM(x, update, norm, epsilon)
+    return both
+
+
+def read_exactly(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> Both:
+    """The same in float64, but for x + update, which comes out in x's dtype."""
+    if norm is None:
+        return x, x.double()
+    return RMS_NORM.reference(x, update, norm, epsilon)[0], RMS_NORM.reference(
+        x.double(), None if update is None else update.double(), norm.double(), epsilon
+    )[1]
+
+
+def readable(x: Tensor, update: Tensor | None, norm: Tensor | None) -> bool:
+    """Whether the native kernels are made for it."""
+    fit = update is None or (norm is not None and update.shape == x.shape)
+    return fit and all(one is None or native.readable(one) for one in (x, update, norm))
+
+
+class Stream(ctypes.Structure):
+    """`Stream` of stream.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "update", "weight", "total", "inverse")),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+class Reading:
+    """What a native pass reads of a stream, and keeps for the way back."""
+
+    def __init__(self, ctx: Any, x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> None:
+        x, norm = x.contiguous(), None if norm is None else norm.contiguous()
+        update = None if update is None else update.contiguous()
+        self.total = x if update is None else torch.empty_like(x)
+        inverse = None if norm is None else x.new_empty(x.shape[:-1])
+        self.kept = (self.total, norm, inverse)
+        self.held = (x, update)  # until C++ has read them
+        self.record = Stream(*map(native.address, (x, update, norm, self.total, inverse)), epsilon)
+        ctx.added = update is not None
+        ctx.set_materialize_grads(False)
+
+    def outputs(self, y: Tensor) -> Any:
+        """Where nothing is added, x is no output of the function: its gradient needs nothing of this one."""
+        return (self.total, y) if self.held[1] is not None else y
+
+
+class Return:
+    """The way back through a stream: `kept` by `Reading`."""
+
+    def __init__(self, ctx: Any, kept: tuple[Tensor, Tensor | None, Tensor | None], gradients: Any) -> None:
+        self.total, self.norm, inverse = kept
+        d_total, d_y = gradients if ctx.added else (None, *gradients)
+        self.d_total, self.d_y = (None if one is None else one.contiguous() for one in (d_total, d_y))
+        self.record = Stream(*map(native.address, (self.total, None, self.norm, None, inverse)))
+        self.wanted = ctx.needs_input_grad[:4]
+        self.d_x = torch.empty_like(self.total) if any(self.wanted[:2]) else None
+        self.d_norm = torch.empty_like(self.norm) if self.wanted[2] and self.norm is not None else None
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """Those of x, update, norm and ε."""
+        if self.d_y is None:  # nothing looks at the LIV's output
+            return self.d_total, self.d_total if self.wanted[1] else None, None, None
+        return self.d_x, self.d_x if self.wanted[1] else None, self.d_norm, None

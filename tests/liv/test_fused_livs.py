@@ -1,0 +1,251 @@
+"""LIVs that are one kernel with the norm before them: sequences of all lengths and numbers, what nobody wants, and that
+a backbone computes the same with and without."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from kernel_marks import NEEDS_COMPILER, implementations
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from star import LanguageModel, OptionPool
+from star.backbone import Backbone
+from star.genome import BackboneGenome
+from star.liv import LIV, Call
+from star.liv.kernels import forced
+from star.liv.kernels import multi_head_attention as module
+from star.liv.kernels.cross_entropy import head_cross_entropy
+from star.liv.kernels.gated_mlp import normed_gated_mlp
+from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION, multi_head_attention
+from star.training.compilation import compiled
+
+ATTENTION, GATED_UNIT = 1, 9
+GENOME = BackboneGenome.parse("11111 91111 11111 91111")
+
+
+def attention_inputs(
+    batch: int, length: int, width: int = 32, size: int = 16, heads: tuple[int, int] = (2, 1)
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(heads[0] * size, width), (heads[1] * size, width), (heads[1] * size, width), (48, heads[0] * size)]
+    x = torch.randn(batch, length, width, generator=generator)
+    return [x, *(torch.randn(shape, generator=generator) / shape[1] ** 0.5 for shape in shapes)]
+
+
+def with_gradients(inputs: list[Tensor], size: int, implementation: str) -> list[Tensor]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    with forced(implementation):
+        y = multi_head_attention(*leaves, size, 3)
+    return [y, *torch.autograd.grad(y, leaves, torch.cos(torch.arange(y.numel())).view_as(y))]
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("length", [64, 65, 96, 127, 128, 129, 300, 1030])
+@pytest.mark.parametrize("batch", [8, 11])
+def test_sequences_of_all_lengths(length: int, batch: int) -> None:
+    compared(attention_inputs(batch, length))
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("batch", [64, 65, 150])
+def test_more_sequences_than_tasks(batch: int) -> None:
+    compared(attention_inputs(batch, 64))
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("size", [16, 32, 64])
+@pytest.mark.parametrize("heads", [(1, 1), (2, 2), (2, 1)])
+def test_heads_of_all_sizes(size: int, heads: tuple[int, int]) -> None:
+    compared(attention_inputs(8, 100, 48, size, heads), size)
+
+
+def compared(inputs: list[Tensor], size: int = 16) -> None:
+    assert MULTI_HEAD_ATTENTION.chosen(inputs[0], None, None, 0.0, *inputs[1:], size, 3) == "native"
+    for one, other in zip(*(with_gradients(inputs, size, name) for name in ("native", "reference")), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.detach().abs().max()))
+
+
+@NEEDS_COMPILER
+def test_scores_of_any_size() -> None:
+    """Where scores are huge, each token looks at one other; the gradients of q and k vanish, and nothing is NaN."""
+    inputs = attention_inputs(8, 100)
+    inputs[1], inputs[2] = 1e6 * inputs[1], 1e6 * inputs[2]
+    found, expected = (with_gradients(inputs, 16, name) for name in ("native", "reference"))
+    assert all(bool(tensor.isfinite().all()) for tensor in found)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("wanted", [each for each in product([False, True], repeat=7) if any(each)])
+def test_each_gradient_alone_and_with_others(wanted: tuple[bool, ...]) -> None:
+    x, *weights = attention_inputs(8, 70)
+    norm, update = torch.linspace(0.5, 2, 32), torch.linspace(-1, 1, x.numel()).view_as(x)
+    given = [x, update, norm, *weights]
+    leaves = [tensor.requires_grad_(needed) for tensor, needed in zip(given, wanted, strict=True)]
+    leaves = [tensor for tensor in leaves if tensor.requires_grad]
+    found = []
+    for name in ("native", "reference"):
+        with forced(name):
+            total, y = MULTI_HEAD_ATTENTION(*given[:3], 1e-5, *given[3:], 16, 0)
+            found.append(torch.autograd.grad(y.square().sum() + total.sin().sum(), leaves, allow_unused=True))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@implementations
+def test_the_stream_alone_may_be_looked_at(implementation: str) -> None:
+    """The gradient of x + update, where nothing reads the LIV."""
+    x, update = torch.randn(2, 1, 100, 64).unbind()
+    norm, gate, up, down = torch.ones(64), *torch.randn(3, 64, 64).unbind()
+    leaves = [tensor.requires_grad_() for tensor in (x, update)]
+    with forced(implementation):
+        total, _ = normed_gated_mlp(x, update, norm, 1e-5, gate.requires_grad_(), up, down)
+    for gradient in torch.autograd.grad(total.sin().sum(), leaves):
+        torch.testing.assert_close(gradient, (x + update).cos())
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    x, *weights = attention_inputs(8, 100)
+    for wrong in (
+        (x[..., :16], *weights, 16),
+        (x, weights[0][:24], *weights[1:], 16),
+        (x, *weights[:3], weights[3][:, :16], 16),
+        (x, *weights, 32),
+    ):
+        with pytest.raises(RuntimeError):
+            multi_head_attention(*wrong)
+
+
+def trained(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
+    loss = model.loss(tokens[0], tokens[1])
+    return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
+
+
+@implementations
+@pytest.mark.parametrize("width", [32, 64, 128])
+@pytest.mark.parametrize("genome", ["11111 91111 11111 91111", "11221 91111 11221 91111", "91111 51111 91111"])
+def test_a_model_is_the_same_without(
+    implementation: str, width: int, genome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = LanguageModel.from_genome(genome, width=width, vocab_size=50, seed=0)
+    tokens = torch.randint(0, 50, (2, 9, 70), generator=torch.Generator().manual_seed(0))
+    with forced(implementation):
+        fused = trained(model, tokens)
+        with torch.no_grad():
+            logits = model(tokens[0])
+        monkeypatch.setattr(Backbone, "_fused", lambda *_: None)
+        monkeypatch.setattr("star.liv.operator.Operator.fused", lambda *_: None)
+        apart = trained(model, tokens)
+        with torch.no_grad():
+            torch.testing.assert_close(logits, model(tokens[0]), rtol=1e-4, atol=1e-5)
+    for one, other in zip(fused, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@NEEDS_COMPILER
+def test_a_fused_model_is_faster_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native kernels of whole LIVs do run in a training step, and those of their parts do not."""
+    called: list[str] = []
+    known = module.native.Library.call
+
+    def call(library: module.native.Library, function: str, record: object) -> None:
+        called.append(function)
+        known(library, function, record)
+
+    monkeypatch.setattr(module.native.Library, "call", call)
+    model = LanguageModel.from_genome(GENOME, width=64, vocab_size=50, seed=0)
+    model.loss(*torch.randint(0, 50, (2, 8, 64))).backward()
+    passes = ["multi_head_attention_forward", "gated_mlp_forward"] * 2 + ["rms_norm_forward", "rms_norm_backward"]
+    assert called == [*passes, *["gated_mlp_backward", "multi_head_attention_backward"] * 2]
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_hooks_are_called(everywhere: bool) -> None:
+    model, called = LanguageModel.from_genome(GENOME, width=32, vocab_size=50, seed=0), []
+    names = {module: name for name, module in model.named_modules()}
+    tokens = torch.randint(0, 50, (2, 8, 64))
+
+    def hook(module: nn.Module, *_: object) -> None:
+        called.append(names[module])
+
+    expected = model.loss(*tokens)
+    livs = model.backbone.livs
+    handles = [register_module_forward_hook(hook)] if everywhere else [liv.register_forward_hook(hook) for liv in livs]
+    try:
+        torch.testing.assert_close(model.loss(*tokens), expected)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert {f"backbone.livs.{number}" for number in range(4)} <= set(called)
+
+
+def test_a_compiled_liv_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compiled` replaces what is called; with the compiler itself left out."""
+    model, calls = LanguageModel.from_genome(GENOME, width=32, vocab_size=50, seed=0), []
+
+    def compile_(liv: LIV) -> None:
+        def run(*given: object) -> object:
+            calls.append(liv)
+            return liv.forward(*given)  # type: ignore[arg-type]
+
+        liv._compiled_call_impl = run
+
+    monkeypatch.setattr(LIV, "compile", compile_)
+    tokens = torch.randint(0, 50, (2, 8, 64))
+    expected = model.loss(*tokens)
+    with compiled(model):
+        torch.testing.assert_close(model.loss(*tokens), expected)
+    assert calls == list(model.backbone.livs)
+
+
+@implementations
+def test_padding_and_states(implementation: str) -> None:
+    """Left padding and a prefill in two parts give what each sequence gives alone."""
+    model = LanguageModel.from_genome(GENOME, width=32, vocab_size=50, seed=0)
+    tokens = torch.randint(0, 50, (9, 140), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    mask[3, :60] = 0
+    with forced(implementation), torch.no_grad():
+        whole, padded = model(tokens), model(tokens, attention_mask=mask)
+        state = model.init_state(9, 140)
+        parts = torch.cat([model(tokens[:, :70], state), model(tokens[:, 70:], state)], dim=1)
+        alone = model(tokens[3:4, 60:])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(padded[3:4, 60:], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(padded[:3], whole[:3], rtol=1e-4, atol=1e-5)
+
+
+@implementations
+def test_autocast_reaches_the_products(implementation: str) -> None:
+    liv, x = LIV(OptionPool.paper()[ATTENTION], 32), torch.randn(8, 64, 32)
+    with forced(implementation), torch.autocast("cpu", torch.bfloat16):
+        assert liv(x, Call()).dtype is torch.bfloat16
+
+
+@implementations
+@pytest.mark.parametrize("wrong", [-1, 7, 1 << 40])
+def test_a_target_beyond_the_vocabulary_is_refused(implementation: str, wrong: int) -> None:
+    x, weight, targets = torch.randn(300, 8), torch.randn(7, 8), torch.zeros(300, dtype=torch.int64)
+    targets[200] = wrong
+    with forced(implementation), pytest.raises((IndexError, RuntimeError), match=r"out of bounds|not from 0 to 6"):
+        head_cross_entropy(x, weight, targets)
+
+
+@implementations
+@pytest.mark.parametrize("vocab", [1, 2, 15, 16, 17, 300, 5000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3])
+def test_losses_of_all_vocabularies(implementation: str, vocab: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 16, generator=generator, requires_grad=True) for n in (200, vocab))
+    targets = torch.randint(0, vocab, (200,), generator=generator)
+    found = []
+    for name in (implementation, "reference"):
+        with forced(name):
+            loss = head_cross_entropy(scale * x, weight, targets)
+            found.append([loss.detach(), *torch.autograd.grad(loss, [x, weight])])
+    for one, other in zip(*found, strict=True):
+        error = 1e-6 * (1 + scale)  # logits are rounded, in proportion to their size
+        torch.testing.assert_close(one, other, rtol=10 * error, atol=error * (1 + float(other.abs().max())))

@@ -205,6 +205,6 @@ SOURCE = "multi_head_attention.cpp"
 BLOCK = 48  # tokens; q, k and v are kept in whole blocks
 WHOLE = 16  # columns of x and y are whole registers, on any machine
 FEWEST = 8  # sequences; threads share them, and fewer are shared better head by head
-CACHED = 1 << 13  # numbers of the weight of q: all four stay in the second-level cache
+CACHED = 1 << 14  # numbers of the weight of q: all four stay in the second-level cache
 
 MULTI_HEAD_ATTENTION = Kernel("multi-head attention", _reference, _portable, Native(SOURCE, _native, _serves))

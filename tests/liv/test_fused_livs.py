@@ -18,7 +18,7 @@ from star.liv import LIV, Call
 from star.liv.kernels import forced
 from star.liv.kernels import multi_head_attention as module
 from star.liv.kernels.cross_entropy import head_cross_entropy
-from star.liv.kernels.gated_mlp import normed_gated_mlp
+from star.liv.kernels.gated_mlp import gated_mlp
 from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION, multi_head_attention
 from star.training.compilation import compiled
 
@@ -38,7 +38,7 @@ def attention_inputs(
 def with_gradients(inputs: list[Tensor], size: int, implementation: str) -> list[Tensor]:
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     with forced(implementation):
-        y = multi_head_attention(*leaves, size, 3)
+        y = multi_head_attention(leaves[0], None, None, 0.0, *leaves[1:], size, 3)[1]
     return [y, *torch.autograd.grad(y, leaves, torch.cos(torch.arange(y.numel())).view_as(y))]
 
 
@@ -102,7 +102,7 @@ def test_the_stream_alone_may_be_looked_at(implementation: str) -> None:
     norm, gate, up, down = torch.ones(64), *torch.randn(3, 64, 64).unbind()
     leaves = [tensor.requires_grad_() for tensor in (x, update)]
     with forced(implementation):
-        total, _ = normed_gated_mlp(x, update, norm, 1e-5, gate.requires_grad_(), up, down)
+        total, _ = gated_mlp(x, update, norm, 1e-5, gate.requires_grad_(), up, down)
     for gradient in torch.autograd.grad(total.sin().sum(), leaves):
         torch.testing.assert_close(gradient, (x + update).cos())
 
@@ -116,7 +116,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         (x, *weights, 32),
     ):
         with pytest.raises(RuntimeError):
-            multi_head_attention(*wrong)
+            multi_head_attention(wrong[0], None, None, 0.0, *wrong[1:])
 
 
 def trained(model: LanguageModel, tokens: Tensor) -> list[Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from star.errors import StarError
 from star.genome import ChannelMixing, LivClass, Nonlinearity, TokenMixing
 from star.liv.featurizer import Featurizer
-from star.liv.kernels.gated_mlp import GATED_MLP, in_cache
-from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION
+from star.liv.kernels.gated_mlp import gated_mlp, in_cache
+from star.liv.kernels.multi_head_attention import multi_head_attention
 from star.liv.kernels.projections import autocasts, joined
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
@@ -149,12 +149,13 @@ class Operator(nn.Module):
         if isinstance(mixer, DiagonalMixer) and mixer.nonlinearity is Nonlinearity.SWISH:
             weights = self._plain_weights("gate", "up")
             if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
-                return GATED_MLP(x, update, norm, epsilon, *weights)
+                return gated_mlp(x, update, norm, epsilon, *weights)
         elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and mixer.size == mixer.value_size:
             weights = self._plain_weights("q", "k", "v")
             if weights and state is None and call.valid is None:
+                q, k, v, out = weights
                 position = call.position if mixer.rotary else None
-                return MULTI_HEAD_ATTENTION(x, update, norm, epsilon, *weights, mixer.size, position)
+                return multi_head_attention(x, update, norm, epsilon, q, k, v, out, mixer.size, position)
         return None
 
     def _plain_weights(self, *names: str) -> list[Tensor]:

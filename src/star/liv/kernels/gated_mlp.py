@@ -23,33 +23,26 @@ from torch.nn import functional
 
 from star.liv.kernels import gated_unit, native, stream
 from star.liv.kernels.choice import Kernel, Native
-from star.liv.kernels.stream import Both, Reading, Return, Stream
+from star.liv.kernels.stream import Both, Stream, StreamBackward, StreamForward, after_exact_norm, after_norm
 
 BLOCK = 512  # tokens; enough for products at full speed, and whatever the number of threads, so that it rounds alike
 
 
-def gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """x: [B, ℓ, d]; gate, up: [h, d]; down: [d', h], all of one dtype → [B, ℓ, d']. Differentiable once; autocast does
-    not reach into it."""
-    y: Tensor = GATED_MLP(x, None, None, 0.0, gate, up, down)[1]
-    return y
-
-
-def normed_gated_mlp(
-    x: Tensor, update: Tensor | None, norm: Tensor, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
+def gated_mlp(
+    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
 ) -> Both:
-    """x + update (x itself, where that is None), and the unit of its norm; x, update: [B, ℓ, d], norm: [d]."""
+    """x, update: [B, ℓ, d], norm: [d]; gate, up: [h, d]; down: [d', h], all of one dtype → x + update and y [B, ℓ, d'].
+
+    See `star.liv.kernels.stream` for the first four. Differentiable once; autocast does not reach into it.
+    """
     both: Both = GATED_MLP(x, update, norm, epsilon, gate, up, down)
     return both
 
 
-def _reference(
-    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
-) -> Both:
+def _reference(n: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """The equation in float64."""
-    total, n = stream.read_exactly(x, update, norm, epsilon)
     g, u = n @ gate.double().t(), n @ up.double().t()
-    return total, ((g * torch.sigmoid(g) * u) @ down.double().t()).to(x.dtype)
+    return (g * torch.sigmoid(g) * u) @ down.double().t()
 
 
 class _Elementwise(NamedTuple):
@@ -101,33 +94,33 @@ class _InCache(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *weights: Tensor
     ) -> Any:
-        reading = Reading(ctx, x, update, norm, epsilon)
+        begun = StreamForward(ctx, x, update, norm, epsilon)
         gate, up, down = (weight.contiguous() for weight in weights)
         y = x.new_empty(*x.shape[:-1], down.shape[0])
         count = x.numel() // x.shape[-1]
         ctx.size = _Sizes(count, torch.get_num_threads(), *reversed(gate.shape), down.shape[0])
-        record = _Forward(ctx.size, reading.record, *map(native.address, (gate, up, down, y)))
+        record = _Forward(ctx.size, begun.record, *map(native.address, (gate, up, down, y)))
         native.library(SOURCE).call("gated_mlp_forward", record)
-        ctx.save_for_backward(*reading.kept, gate, up, down)
-        return reading.outputs(y)
+        ctx.save_for_backward(*begun.kept, gate, up, down)
+        return begun.outputs(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         total, norm, inverse, gate, up, down = ctx.saved_tensors
-        way = Return(ctx, (total, norm, inverse), gradients)
+        back = StreamBackward(ctx, (total, norm, inverse), gradients)
         weights = (gate, up, down)
-        if way.d_y is None:
-            return *way.gradients(), None, None, None
+        if back.d_y is None:
+            return *back.gradients(), None, None, None
         of_weights = tuple(
             torch.empty_like(weight) if wanted else None
             for weight, wanted in zip(weights, ctx.needs_input_grad[4:], strict=True)
         )
         library = native.library(SOURCE)
         sums = gate.new_zeros(library.number("gated_mlp_sums", ctx.size))  # of weights' gradients
-        tensors = (*weights, way.d_total, way.d_y, way.d_x, way.d_norm, *of_weights, sums)
-        library.call("gated_mlp_backward", _Backward(ctx.size, way.record, *map(native.address, tensors)))
-        return *way.gradients(), *of_weights
+        tensors = (*weights, back.d_total, back.d_y, back.d_x, back.d_norm, *of_weights, sums)
+        library.call("gated_mlp_backward", _Backward(ctx.size, back.record, *map(native.address, tensors)))
+        return *back.gradients(), *of_weights
 
 
 class _Blocks(torch.autograd.Function):
@@ -188,27 +181,27 @@ def _blocks(x: Tensor) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, max(1, count), step)]
 
 
-def _portable(
-    x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
-) -> Both:
-    return _block_by_block(*stream.read(x, update, norm, epsilon), gate, up, down, PORTABLE)
+def _portable(n: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return _block_by_block(n, gate, up, down, PORTABLE)
+
+
+def _blocks_natively(n: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    usable = native.library(gated_unit.SOURCE).problem is None
+    return _block_by_block(n, gate, up, down, NATIVE if usable else PORTABLE)
+
+
+def _block_by_block(n: Tensor, gate: Tensor, up: Tensor, down: Tensor, elementwise: _Elementwise) -> Tensor:
+    y: Tensor = _Blocks.apply(n.flatten(0, -2), gate, up, down, elementwise)
+    return y.view(*n.shape[:-1], down.shape[0])
 
 
 def _native(
     x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
 ) -> Both:
-    if in_cache(x, gate, down):
-        found = _InCache.apply(x, update, norm, epsilon, gate, up, down)
-        return (x, found) if update is None else found
-    usable = native.library(gated_unit.SOURCE).problem is None
-    return _block_by_block(*stream.read(x, update, norm, epsilon), gate, up, down, NATIVE if usable else PORTABLE)
-
-
-def _block_by_block(
-    total: Tensor, n: Tensor, gate: Tensor, up: Tensor, down: Tensor, elementwise: _Elementwise
-) -> Both:
-    y: Tensor = _Blocks.apply(n.flatten(0, -2), gate, up, down, elementwise)
-    return total, y.view(*n.shape[:-1], down.shape[0])
+    if not in_cache(x, gate, down):
+        return after_norm(_blocks_natively)(x, update, norm, epsilon, gate, up, down)
+    found = _InCache.apply(x, update, norm, epsilon, gate, up, down)
+    return (x, found) if update is None else found
 
 
 def in_cache(x: Tensor, gate: Tensor, down: Tensor) -> bool:
@@ -230,4 +223,4 @@ FEWEST = 64  # tokens; weights are laid out anew in every call
 WHOLE = 16  # columns of x and y are whole registers, on any machine
 CACHED = 1 << 15  # numbers of each weight: all three stay in the second-level cache
 
-GATED_MLP = Kernel("gated MLP", _reference, _portable, Native(SOURCE, _native, _serves))
+GATED_MLP = Kernel("gated MLP", after_exact_norm(_reference), after_norm(_portable), Native(SOURCE, _native, _serves))

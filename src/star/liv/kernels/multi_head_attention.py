@@ -22,25 +22,13 @@ from star.liv.kernels.attention import ATTENTION, HEAD_SIZES, SHORTEST, causal_a
 from star.liv.kernels.choice import Kernel, Native
 from star.liv.kernels.projections import joined, projections
 from star.liv.kernels.rotary import phases
-from star.liv.kernels.stream import Both, Reading, Return, Stream
+from star.liv.kernels.stream import Both, Stream, StreamBackward, StreamForward, after_exact_norm, after_norm
 
 
 def multi_head_attention(
-    x: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, size: int, position: int | None = None
-) -> Tensor:
-    """x: [B, ℓ, d]; weights q: [H h, d], k and v: [kv heads · h, d], out: [d', H h], all of one dtype → [B, ℓ, d'].
-
-    `size` is h, that of a head. `position`: where the first token stands, if q and k carry rotary phases (see
-    `rotate`). Differentiable once; autocast does not reach into it.
-    """
-    y: Tensor = MULTI_HEAD_ATTENTION(x, None, None, 0.0, q, k, v, out, size, position)[1]
-    return y
-
-
-def normed_multi_head_attention(
     x: Tensor,
     update: Tensor | None,
-    norm: Tensor,
+    norm: Tensor | None,
     epsilon: float,
     q: Tensor,
     k: Tensor,
@@ -49,46 +37,27 @@ def normed_multi_head_attention(
     size: int,
     position: int | None = None,
 ) -> Both:
-    """x + update (x itself, where that is None), and attention of its norm; x, update: [B, ℓ, d], norm: [d]."""
+    """x, update: [B, ℓ, d], norm: [d]; weights q: [H h, d], k and v: [kv heads · h, d], out: [d', H h] → x + update and
+    y [B, ℓ, d'], all of one dtype.
+
+    See `star.liv.kernels.stream` for the first four. `size` is h, that of a head. `position`: where the first token
+    stands, if q and k carry rotary phases (see `rotate`). Differentiable once; autocast does not reach into it.
+    """
     both: Both = MULTI_HEAD_ATTENTION(x, update, norm, epsilon, q, k, v, out, size, position)
     return both
 
 
-def _reference(
-    x: Tensor,
-    update: Tensor | None,
-    norm: Tensor | None,
-    epsilon: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    size: int,
-    position: int | None = None,
-) -> Both:
+def _reference(n: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, size: int, position: int | None) -> Tensor:
     """The equation in float64."""
-    total, n = stream.read_exactly(x, update, norm, epsilon)
     mapped = (_heads(n @ weight.double().t(), size) for weight in (q, k, v))
-    return total, (_tokens(ATTENTION.reference(*mapped, position)) @ out.double().t()).to(x.dtype)
+    return _tokens(ATTENTION.reference(*mapped, position)) @ out.double().t()
 
 
-def _portable(
-    x: Tensor,
-    update: Tensor | None,
-    norm: Tensor | None,
-    epsilon: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    size: int,
-    position: int | None = None,
-) -> Both:
-    total, n = stream.read(x, update, norm, epsilon)
+def _portable(n: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, size: int, position: int | None) -> Tensor:
     weights = q, k, v
     mapped = projections(n, weights) if joined(n) else tuple(functional.linear(n, weight) for weight in weights)
     heads = [_heads(one, size) for one in mapped]
-    return total, functional.linear(_tokens(causal_attention(heads[0], heads[1], heads[2], position)), out)
+    return functional.linear(_tokens(causal_attention(heads[0], heads[1], heads[2], position)), out)
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
@@ -128,7 +97,7 @@ class _Backward(ctypes.Structure):
 class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *others: Any) -> Any:
-        reading = Reading(ctx, x, update, norm, epsilon)
+        begun = StreamForward(ctx, x, update, norm, epsilon)
         weights, (head, position) = tuple(weight.contiguous() for weight in others[:4]), others[4:]
         q, k, _, out = weights
         batch, length, width = x.shape
@@ -140,16 +109,16 @@ class _Native(torch.autograd.Function):
         turns = None if position is None else phases(position, padded, head, x.device, x.dtype)
         y = x.new_empty(batch, length, out.shape[0])
         tensors = *weights, turns, features, mixed, rows
-        record = _Forward(ctx.size, reading.record, *map(native.address, (*tensors, y)))
+        record = _Forward(ctx.size, begun.record, *map(native.address, (*tensors, y)))
         native.library(SOURCE).call("multi_head_attention_forward", record)
-        ctx.save_for_backward(*reading.kept, *tensors)
-        return reading.outputs(y)
+        ctx.save_for_backward(*begun.kept, *tensors)
+        return begun.outputs(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         total, norm, inverse, *others = ctx.saved_tensors
-        back = Return(ctx, (total, norm, inverse), gradients)
+        back = StreamBackward(ctx, (total, norm, inverse), gradients)
         if back.d_y is None:
             return *back.gradients(), *[None] * 6
         of_weights = tuple(
@@ -164,19 +133,8 @@ class _Native(torch.autograd.Function):
         return *back.gradients(), *of_weights, None, None
 
 
-def _native(
-    x: Tensor,
-    update: Tensor | None,
-    norm: Tensor | None,
-    epsilon: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    size: int,
-    position: int | None = None,
-) -> Both:
-    found = _Native.apply(x, update, norm, epsilon, q, k, v, out, size, position)
+def _native(x: Tensor, update: Tensor | None, *others: Any) -> Both:
+    found = _Native.apply(x, update, *others)
     return (x, found) if update is None else found
 
 
@@ -190,7 +148,7 @@ def _serves(
     v: Tensor,
     out: Tensor,
     size: int,
-    position: int | None = None,
+    position: int | None,
 ) -> bool:
     """Only where one pass of C++ is faster than products by MKL and attention between them."""
     fit = x.shape[-1] == q.shape[1] == k.shape[1] == v.shape[1] and k.shape == v.shape and q.shape[0] == out.shape[1]
@@ -207,4 +165,6 @@ WHOLE = 16  # columns of x and y are whole registers, on any machine
 FEWEST = 8  # sequences; threads share them, and fewer are shared better head by head
 CACHED = 1 << 14  # numbers of the weight of q: all four stay in the second-level cache
 
-MULTI_HEAD_ATTENTION = Kernel("multi-head attention", _reference, _portable, Native(SOURCE, _native, _serves))
+MULTI_HEAD_ATTENTION = Kernel(
+    "multi-head attention", after_exact_norm(_reference), after_norm(_portable), Native(SOURCE, _native, _serves)
+)

@@ -7,6 +7,7 @@ update; without an update x itself is normed. They give x + update (or x) and th
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,21 +19,26 @@ from star.liv.kernels.rms_norm import RMS_NORM
 Both = tuple[Tensor, Tensor]
 
 
-def read(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> Both:
-    """x + update, and what is read of it, by a kernel of its own."""
-    if norm is None:
-        return x, x
-    both: Both = RMS_NORM(x, update, norm, epsilon)
+def after_norm(liv: Callable[..., Tensor]) -> Callable[..., Both]:
+    """A LIV, called as liv(n, *others), with the norm before it as a kernel of its own."""
+
+    def both(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *others: Any) -> Both:
+        total, n = (x, x) if norm is None else RMS_NORM(x, update, norm, epsilon)
+        return total, liv(n, *others)
+
     return both
 
 
-def read_exactly(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> Both:
-    """The same in float64, but for x + update, which comes out in x's dtype."""
-    if norm is None:
-        return x, x.double()
-    return RMS_NORM.reference(x, update, norm, epsilon)[0], RMS_NORM.reference(
-        x.double(), None if update is None else update.double(), norm.double(), epsilon
-    )[1]
+def after_exact_norm(liv: Callable[..., Tensor]) -> Callable[..., Both]:
+    """The same for a reference: `liv` gets n in float64, and what it gives is rounded."""
+
+    def both(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *others: Any) -> Both:
+        total = n = x.double()
+        if norm is not None:
+            total, n = RMS_NORM.reference(total, None if update is None else update.double(), norm.double(), epsilon)
+        return x if update is None else total.to(x.dtype), liv(n, *others).to(x.dtype)
+
+    return both
 
 
 def readable(x: Tensor, update: Tensor | None, norm: Tensor | None) -> bool:
@@ -50,8 +56,8 @@ class Stream(ctypes.Structure):
     )
 
 
-class Reading:
-    """What a native pass reads of a stream, and keeps for the way back."""
+class StreamForward:
+    """What the forward pass of a native kernel reads of a stream, and keeps for the backward pass."""
 
     def __init__(self, ctx: Any, x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float) -> None:
         x, norm = x.contiguous(), None if norm is None else norm.contiguous()
@@ -69,8 +75,8 @@ class Reading:
         return (self.total, y) if self.held[1] is not None else y
 
 
-class Return:
-    """The way back through a stream: `kept` by `Reading`."""
+class StreamBackward:
+    """What its backward pass does with `kept`, and with the gradients of all outputs."""
 
     def __init__(self, ctx: Any, kept: tuple[Tensor, Tensor | None, Tensor | None], gradients: Any) -> None:
         self.total, self.norm, inverse = kept

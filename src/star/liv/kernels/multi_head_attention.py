@@ -138,19 +138,9 @@ def _native(x: Tensor, update: Tensor | None, *others: Any) -> Both:
     return (x, found) if update is None else found
 
 
-def _serves(
-    x: Tensor,
-    update: Tensor | None,
-    norm: Tensor | None,
-    epsilon: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    size: int,
-    position: int | None,
-) -> bool:
+def _serves(*inputs: Any) -> bool:
     """Only where one pass of C++ is faster than products by MKL and attention between them."""
+    x, update, norm, _, q, k, v, out, size, _ = inputs
     fit = x.shape[-1] == q.shape[1] == k.shape[1] == v.shape[1] and k.shape == v.shape and q.shape[0] == out.shape[1]
     whole = x.shape[-1] % WHOLE == out.shape[0] % WHOLE == q.shape[0] % size == k.shape[0] % size == 0
     fit = fit and whole and size in HEAD_SIZES and q.shape[0] % k.shape[0] == 0

@@ -1,6 +1,7 @@
 // The cross-entropy of each row of logits and, in their place, its gradient: softmax(z) - 1 at the target. A row is read
 // from memory once: it stays in the cache for its greatest number, its exponentials and their division by their sum.
 
+#include <algorithm>
 #include <cmath>
 
 #include "vector.h"
@@ -8,6 +9,7 @@
 namespace {
 
 constexpr int64_t TASK = 32;  // rows
+constexpr int64_t SPAN = 256;  // numbers that are summed before they meet the sum of others: long sums round
 
 struct Pass {
     int64_t rows, vocab, threads;
@@ -25,12 +27,16 @@ struct Pass {
             tops = value > tops ? value : tops;
         });
         const float top = largest(tops), own = z[targets[row]] - top;
-        each_register(0, vocab, [&](int64_t i, int count) {
-            Vector power = power_of_two((load(z + i, count) - top) * LOG2_E);
-            if (count < LANES) power = rest(power, count, 0);
-            sums += power;
-            if (gradients) store(z + i, power, count);
-        });
+        for (int64_t start = 0; start < vocab; start += SPAN) {
+            Vector some = {};
+            each_register(start, std::min(SPAN, vocab - start), [&](int64_t i, int count) {
+                Vector power = power_of_two((load(z + i, count) - top) * LOG2_E);
+                if (count < LANES) power = rest(power, count, 0);
+                some += power;
+                if (gradients) store(z + i, power, count);
+            });
+            sums += some;
+        }
         const float total = sum(sums);
         losses[row] = std::log(total) - own;
         if (!gradients) return;

@@ -96,6 +96,24 @@ def test_each_gradient_alone_and_with_others(wanted: tuple[bool, ...]) -> None:
 
 
 @implementations
+@pytest.mark.parametrize("wanted", [each for each in product([False, True], repeat=6) if any(each)])
+def test_each_gradient_of_the_gated_unit(implementation: str, wanted: tuple[bool, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, update = torch.randn(2, 1, 100, 32, generator=generator).unbind()
+    gate, up, down = torch.randn(3, 32, 32, generator=generator).unbind()
+    given = [x, update, torch.linspace(0.5, 2, 32), gate, up, down]
+    leaves = [tensor.requires_grad_(needed) for tensor, needed in zip(given, wanted, strict=True)]
+    leaves = [tensor for tensor in leaves if tensor.requires_grad]
+    found = []
+    for name in (implementation, "reference"):
+        with forced(name):
+            total, y = gated_mlp(*given[:3], 1e-5, *given[3:])
+            found.append(torch.autograd.grad(y.square().sum() + total.sin().sum(), leaves, allow_unused=True))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+@implementations
 def test_the_stream_alone_may_be_looked_at(implementation: str) -> None:
     """The gradient of x + update, where nothing reads the LIV."""
     x, update = torch.randn(2, 1, 100, 64).unbind()
@@ -162,8 +180,8 @@ def test_a_fused_model_is_faster_for_a_reason(monkeypatch: pytest.MonkeyPatch) -
     assert called == [*passes, *["gated_mlp_backward", "multi_head_attention_backward"] * 2]
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_hooks_are_called(everywhere: bool) -> None:
+@pytest.mark.parametrize("hooked", ["everything", "LIVs", "operators"])
+def test_hooks_are_called(hooked: str) -> None:
     model, called = LanguageModel.from_genome(GENOME, width=32, vocab_size=50, seed=0), []
     names = {module: name for name, module in model.named_modules()}
     tokens = torch.randint(0, 50, (2, 8, 64))
@@ -172,14 +190,19 @@ def test_hooks_are_called(everywhere: bool) -> None:
         called.append(names[module])
 
     expected = model.loss(*tokens)
-    livs = model.backbone.livs
-    handles = [register_module_forward_hook(hook)] if everywhere else [liv.register_forward_hook(hook) for liv in livs]
+    livs = list(model.backbone.livs)
+    chosen = livs if hooked == "LIVs" else [liv.operators[0] for liv in livs]
+    handles = (
+        [register_module_forward_hook(hook)]
+        if hooked == "everything"
+        else [module.register_forward_hook(hook) for module in chosen]
+    )
     try:
         torch.testing.assert_close(model.loss(*tokens), expected)
     finally:
         for handle in handles:
             handle.remove()
-    assert {f"backbone.livs.{number}" for number in range(4)} <= set(called)
+    assert {names[module] for module in chosen} <= set(called)
 
 
 def test_a_compiled_liv_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:

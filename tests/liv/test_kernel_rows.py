@@ -272,7 +272,9 @@ def test_no_row_is_left_out() -> None:
     )
 )
 def test_random_inputs(kernel: Kernel, implementation: Implementation, draw: Draw) -> None:
-    assert_is_the_reference(kernel, implementation, INPUTS[kernel.name](draw), ERROR[draw.dtype])
+    # Gradients of q and k of one key cancel in SDPA.
+    error = ERROR[draw.dtype] * (3 if kernel in (ATTENTION, MULTI_HEAD_ATTENTION) else 1)
+    assert_is_the_reference(kernel, implementation, INPUTS[kernel.name](draw), error)
 
 
 #: A tensor of each operator that everything is proportional to, so that it may have any size.

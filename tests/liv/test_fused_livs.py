@@ -4,6 +4,7 @@ a backbone computes the same with and without."""
 from __future__ import annotations
 
 from itertools import product
+from random import Random
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from star import LanguageModel, OptionPool
 from star.backbone import Backbone
-from star.genome import BackboneGenome
+from star.genome import BackboneGenome, random_genome
 from star.liv import LIV, Call
 from star.liv.kernels import forced
 from star.liv.kernels import multi_head_attention as module
@@ -163,8 +164,24 @@ def test_a_model_is_the_same_without(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_random_backbones_are_the_same_without(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of differences, shared features, parallel paths, routers and residual links, with softmax and gated units among
+    them."""
+    pool, random = OptionPool.full().with_extensions("residual", "paths", "routing"), Random(seed)
+    if seed % 2:  # all of them LIVs that are one kernel where nothing is in the way
+        pool = OptionPool("few", tuple(pool[liv] for liv in (ATTENTION, GATED_UNIT)), pool.extensions)
+    model = LanguageModel.from_genome(random_genome(pool, 6, random), pool=pool, width=32, vocab_size=50, seed=0)
+    tokens = torch.randint(0, 50, (2, 8, 64), generator=torch.Generator().manual_seed(0))
+    fused = trained(model.double(), tokens)
+    monkeypatch.setattr(Backbone, "_fused", lambda *_: None)
+    monkeypatch.setattr("star.liv.operator.Operator.fused", lambda *_: None)
+    for one, other in zip(fused, trained(model, tokens), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * (1 + float(other.abs().max())))
+
+
 @NEEDS_COMPILER
-def test_a_fused_model_is_faster_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_livs_run_and_their_parts_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The native kernels of whole LIVs do run in a training step, and those of their parts do not."""
     called: list[str] = []
     known = module.native.Library.call

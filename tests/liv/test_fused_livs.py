@@ -21,6 +21,8 @@ from star.liv.kernels import multi_head_attention as module
 from star.liv.kernels.cross_entropy import head_cross_entropy
 from star.liv.kernels.gated_mlp import gated_mlp
 from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION, multi_head_attention
+from star.liv.kernels.rms_norm import RMS_NORM
+from star.liv.maps import Dense
 from star.training.compilation import compiled
 
 ATTENTION, GATED_UNIT = 1, 9
@@ -47,23 +49,23 @@ def with_gradients(inputs: list[Tensor], size: int, implementation: str) -> list
 @pytest.mark.parametrize("length", [64, 65, 96, 127, 128, 129, 300, 1030])
 @pytest.mark.parametrize("batch", [8, 11])
 def test_sequences_of_all_lengths(length: int, batch: int) -> None:
-    compared(attention_inputs(batch, length))
+    assert_as_the_reference(attention_inputs(batch, length))
 
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("batch", [64, 65, 150])
 def test_more_sequences_than_tasks(batch: int) -> None:
-    compared(attention_inputs(batch, 64))
+    assert_as_the_reference(attention_inputs(batch, 64))
 
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize("size", [16, 32, 64])
 @pytest.mark.parametrize("heads", [(1, 1), (2, 2), (2, 1)])
 def test_heads_of_all_sizes(size: int, heads: tuple[int, int]) -> None:
-    compared(attention_inputs(8, 100, 48, size, heads), size)
+    assert_as_the_reference(attention_inputs(8, 100, 48, size, heads), size)
 
 
-def compared(inputs: list[Tensor], size: int = 16) -> None:
+def assert_as_the_reference(inputs: list[Tensor], size: int = 16) -> None:
     assert MULTI_HEAD_ATTENTION.chosen(inputs[0], None, None, 0.0, *inputs[1:], size, 3) == "native"
     for one, other in zip(*(with_gradients(inputs, size, name) for name in ("native", "reference")), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.detach().abs().max()))
@@ -136,6 +138,54 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(RuntimeError):
             multi_head_attention(wrong[0], None, None, 0.0, *wrong[1:])
+
+
+@implementations
+@pytest.mark.parametrize(("norm", "update"), [(16, None), (40, None), (32, (8, 100, 40)), (32, (7, 100, 32))])
+def test_norms_and_updates_that_do_not_fit_are_refused(
+    implementation: str, norm: int, update: tuple[int, ...] | None
+) -> None:
+    """Also where more numbers lie behind them in memory."""
+    x, *weights = attention_inputs(8, 100)
+    before = x, None if update is None else torch.ones(update), torch.ones(64)[:norm], 1e-5
+    gate, up, down = torch.ones(32, 32), torch.ones(32, 32), torch.ones(32, 32)
+    with forced(implementation):
+        for call in (
+            lambda: multi_head_attention(*before, *weights, 16),
+            lambda: gated_mlp(*before, gate, up, down),
+            lambda: RMS_NORM(*before),
+        ):
+            with pytest.raises(RuntimeError):
+                call()
+
+
+@implementations
+def test_a_frozen_stream_needs_no_gradient(implementation: str) -> None:
+    x, update = torch.randn(2, 1, 100, 32).unbind()
+    gate, up, down = torch.randn(3, 32, 32).unbind()
+    with forced(implementation):
+        total, y = gated_mlp(x, update, torch.ones(32), 1e-5, gate.requires_grad_(), up, down)
+    assert not total.requires_grad
+    (gradient,) = torch.autograd.grad(y.sum(), gate)
+    assert bool(gradient.isfinite().all())
+
+
+class Louder(Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + super().forward(x)
+
+
+@pytest.mark.parametrize("liv", [ATTENTION, GATED_UNIT])
+def test_a_map_with_a_forward_of_its_own_is_called(liv: int) -> None:
+    """Of another class, or replaced."""
+    one, x = LIV(OptionPool.paper()[liv], 32), torch.randn(8, 64, 32)
+    output = one.operators[0].output
+    expected = one(x) + 1
+    output.__class__ = Louder
+    torch.testing.assert_close(one(x), expected)
+    output.__class__ = Dense
+    output.forward = lambda y: 1 + Dense.forward(output, y)
+    torch.testing.assert_close(one(x), expected)
 
 
 def trained(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
@@ -270,7 +320,8 @@ def test_autocast_reaches_the_products(implementation: str) -> None:
 def test_a_target_beyond_the_vocabulary_is_refused(implementation: str, wrong: int) -> None:
     x, weight, targets = torch.randn(300, 8), torch.randn(7, 8), torch.zeros(300, dtype=torch.int64)
     targets[200] = wrong
-    with forced(implementation), pytest.raises((IndexError, RuntimeError), match=r"out of bounds|not from 0 to 6"):
+    refused = rf"out of bounds|target {wrong} is not from 0 to 6"
+    with forced(implementation), pytest.raises((IndexError, RuntimeError), match=refused):
         head_cross_entropy(x, weight, targets)
 
 

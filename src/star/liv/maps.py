@@ -38,13 +38,14 @@ def of_state_space(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether something is to happen when a module is called, beside its forward as it is written."""
+    """Whether something is to happen when a module is called, other than the forward of its class."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
         or module._compiled_call_impl is not None
+        or "forward" in module.__dict__
         or _has_any_global_hook()
     )
 

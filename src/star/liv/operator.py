@@ -150,9 +150,9 @@ class Operator(nn.Module):
             weights = self._plain_weights("gate", "up")
             if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
                 return gated_mlp(x, update, norm, epsilon, *weights)
-        elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and mixer.size == mixer.value_size:
+        elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and state is None and call.valid is None:
             weights = self._plain_weights("q", "k", "v")
-            if weights and state is None and call.valid is None:
+            if weights and mixer.size == mixer.value_size:
                 q, k, v, out = weights
                 position = call.position if mixer.rotary else None
                 return multi_head_attention(x, update, norm, epsilon, q, k, v, out, mixer.size, position)
@@ -166,7 +166,7 @@ class Operator(nn.Module):
         maps = [*(self.featurizer.linear_map(name) for name in names), self.output]
         if any(map(hooked, (self.mixer, self.featurizer, *self.featurizer.groups.values()))):
             return []
-        plain: list[Tensor] = [one.weight for one in maps if isinstance(one, Dense) and not hooked(one)]
+        plain: list[Tensor] = [one.weight for one in maps if type(one) is Dense and not hooked(one)]
         return plain if len(plain) == len(maps) else []
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:

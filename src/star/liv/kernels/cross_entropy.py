@@ -73,13 +73,14 @@ class _Pass(ctypes.Structure):
 
 
 def _native_rows(logits: Tensor, targets: Tensor, gradients: bool) -> Tensor:
-    logits, targets, losses = logits.contiguous(), targets.contiguous(), logits.new_empty(logits.shape[0])
+    assert logits.is_contiguous()  # gradients are written in place
+    targets, losses = targets.contiguous(), logits.new_empty(logits.shape[0])
     addresses = map(native.address, (logits, targets, losses))
     done = native.library(SOURCE).number(
         "cross_entropy", _Pass(*logits.shape, torch.get_num_threads(), *addresses, gradients)
     )
     if done < logits.shape[0]:
-        raise IndexError(f"target {int(targets[done])} of token {done} is not from 0 to {logits.shape[1] - 1}")
+        raise IndexError(f"target {int(targets[done])} is not from 0 to {logits.shape[1] - 1}")
     return losses.sum()
 
 

@@ -139,7 +139,13 @@ def _native(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) ->
 
 
 def _serves(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> bool:
-    return x.numel() >= FEWEST and all(tensor is None or native.readable(tensor) for tensor in (x, update, weight))
+    return x.numel() >= FEWEST and readable(x, update, weight)
+
+
+def readable(x: Tensor, update: Tensor | None, weight: Tensor) -> bool:
+    """Whether C++ may read these as rows, what is added to them, and the weight of each column."""
+    fit = weight.shape == x.shape[-1:] and (update is None or update.shape == x.shape)
+    return fit and all(tensor is None or native.readable(tensor) for tensor in (x, update, weight))
 
 
 RMS_NORM = Kernel("RMS norm", _reference, _portable, Native(SOURCE, _native, _serves))

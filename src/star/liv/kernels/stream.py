@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from star.liv.kernels import native
+from star.liv.kernels import native, rms_norm
 from star.liv.kernels.rms_norm import RMS_NORM
 
 Both = tuple[Tensor, Tensor]
@@ -43,8 +43,7 @@ def after_exact_norm(liv: Callable[..., Tensor]) -> Callable[..., Both]:
 
 def readable(x: Tensor, update: Tensor | None, norm: Tensor | None) -> bool:
     """Whether the native kernels are made for it."""
-    fit = update is None or (norm is not None and update.shape == x.shape)
-    return fit and all(one is None or native.readable(one) for one in (x, update, norm))
+    return native.readable(x) and update is None if norm is None else rms_norm.readable(x, update, norm)
 
 
 class Stream(ctypes.Structure):
@@ -68,6 +67,8 @@ class StreamForward:
         self.held = (x, update)  # until C++ has read them
         self.record = Stream(*map(native.address, (x, update, norm, self.total, inverse)), epsilon)
         ctx.added = update is not None
+        if ctx.added and not any(ctx.needs_input_grad[:2]):
+            ctx.mark_non_differentiable(self.total)
         ctx.set_materialize_grads(False)
 
     def outputs(self, y: Tensor) -> Any:

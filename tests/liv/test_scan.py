@@ -17,14 +17,30 @@ from star.liv.kernels.rotary import rotate
 def test_scan_is_the_recurrence(length: int, elements: int, reverse: bool) -> None:
     torch.manual_seed(length)
     decay, value = torch.rand(length, elements, dtype=torch.float64), torch.randn(length, elements, dtype=torch.float64)
-    given = decay.clone()
     expected, h = torch.empty_like(value), torch.zeros(elements, dtype=torch.float64)
     for t in reversed(range(length)) if reverse else range(length):
         h = decay[t] * h + value[t]
         expected[t] = h
+    decay[-1 if reverse else 0] = torch.nan  # there is no h before it
+    given = decay.clone()
     scan.scan_(decay, value, reverse=reverse)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(decay, given)
+    torch.testing.assert_close(decay, given, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("elements", [3, scan.LARGE_STEP])
+def test_a_scan_of_memory_that_is_used_again(elements: int, reverse: bool) -> None:
+    """A part of it, after all of it."""
+    torch.manual_seed(0)
+    decay, value = torch.empty(40, elements, dtype=torch.float64), torch.empty(40, elements, dtype=torch.float64)
+    again = scan.Scan(decay, value, reverse=reverse)
+    for length in (40, 1, 17):
+        decay[:length], value[:length] = torch.rand(length, elements), torch.randn(length, elements)
+        expected = value[:length].clone()
+        scan.scan_(decay[:length], expected, reverse=reverse)
+        again(length)
+        assert torch.equal(value[:length], expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 64, 101])

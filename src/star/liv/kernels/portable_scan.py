@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from star.liv.kernels.scan import scan_, segment_length
+from star.liv.kernels.scan import Scan, segment_length
 
-STEP_ELEMENTS = 1 << 15  # of h that a step works on at most: enough to outweigh calls, and a segment stays small
+STEP_ELEMENTS = 1 << 14  # of h that a step works on at most: enough to outweigh calls, and a segment stays small
+SEGMENT_ELEMENTS = 1 << 17  # of h in a segment: four tensors of that size fit a second-level cache
+SHORTEST = 8  # steps of a segment
 
 
 class PortableScan(torch.autograd.Function):
@@ -30,17 +32,17 @@ class PortableScan(torch.autograd.Function):
         output, last = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(state)
         starts = state.new_empty((cut.segments, *state.shape))
         for rows in cut.rows():
-            h = state[rows]
-            a_memory, memory = cut.memory(h, 2)
-            for number, part in enumerate(cut.parts()):
-                starts[number, rows] = h
+            a_memory, memory = cut.memory(state[rows], 2)
+            scan, following = Scan(a_memory[:-1], memory), state[rows]
+            for start, part in zip(starts[:, rows], cut.parts(), strict=True):
+                start.copy_(following)
                 u, step, into, out = _first(rows, part, x, delta, b, c)
-                a, value, _ = _terms(u, step, into, decay, _kept(keep, rows, part), a_memory, memory)
-                value[0].addcmul_(a[0], h)
-                scan_(a, value)
-                output[rows, part] = (out.unsqueeze(-2) @ value).squeeze(-2).transpose(0, 1)
-                h = value[-1].clone()
-            last[rows] = h
+                a, h, _ = _terms(u, step, into, decay, _kept(keep, rows, part), a_memory, memory)
+                h[0].addcmul_(a[0], start)
+                scan(len(a))
+                output[rows, part] = _product(out, h).transpose(0, 1)
+                following = h[-1]
+            last[rows] = following
         ctx.save_for_backward(x, delta, decay, b, c, keep, starts)
         return output, last
 
@@ -56,23 +58,21 @@ class PortableScan(torch.autograd.Function):
         for rows in cut.rows():
             carry = d_state[rows]
             a_memory, *memory = cut.memory(carry, 4)
-            for number, part in reversed(list(enumerate(cut.parts()))):
+            scan, adjoint = Scan(a_memory[:-1], memory[0]), Scan(a_memory[1:], memory[1], reverse=True)
+            for start, part in reversed(list(zip(starts[:, rows], cut.parts(), strict=True))):
                 u, step, into, out, d_y = _first(rows, part, x, delta, b, c, d_output)
                 kept = _kept(keep, rows, part)
                 a, h, scaled = _terms(u, step, into, decay, kept, a_memory, memory[0])
-                start = starts[number, rows]
                 h[0].addcmul_(a[0], start)
-                scan_(a, h)
+                scan(len(a))
                 g, product = (one[: len(a)] for one in memory[1:])
                 torch.mul(out.unsqueeze(-1), d_y.unsqueeze(-2), out=g)  # S B N D
                 g[-1].add_(carry)
-                following = a_memory[1 : len(a) + 1]
-                following[-1] = 0
-                scan_(following, g, reverse=True)
+                adjoint(len(a))
                 # Row times matrix: several times faster than matrix times column.
-                d_c[rows, part] = (d_y.unsqueeze(-2) @ h.mT).squeeze(-2).transpose(0, 1)
-                d_b[rows, part] = (scaled.unsqueeze(-2) @ g.mT).squeeze(-2).transpose(0, 1)
-                d_scaled = (into.unsqueeze(-2) @ g).squeeze(-2)
+                d_c[rows, part] = _product(d_y, h.mT).transpose(0, 1)
+                d_b[rows, part] = _product(scaled, g.mT).transpose(0, 1)
+                d_scaled = _product(into, g)
                 carry = a[0] * g[0]
                 # g ⊙ a ⊙ h_{t-1}: the gradient of the exponent Δ A.
                 g.mul_(a)
@@ -101,7 +101,8 @@ class _Cut:
         batch, length = x.shape[:2]
         size = max(1, decay.numel())
         many = batch if x.device.type != "cpu" else min(batch, max(1, STEP_ELEMENTS // size))
-        return cls(batch, length, max(1, many), max(1, min(length, segment_length(many * size))))
+        step = segment_length(many * size, SEGMENT_ELEMENTS, SHORTEST)
+        return cls(batch, length, max(1, many), max(1, min(length, step)))
 
     @property
     def segments(self) -> int:
@@ -138,3 +139,8 @@ def _terms(
         a *= keep[..., None, None]
     scaled = delta * x
     return a, torch.mul(b.unsqueeze(-1), scaled.unsqueeze(-2), out=value), scaled
+
+
+def _product(rows: Tensor, matrices: Tensor) -> Tensor:
+    """rows [S, B, n] times matrices [S, B, n, m]: [S, B, m]."""
+    return torch.bmm(rows.flatten(0, 1).unsqueeze(1), matrices.flatten(0, 1)).view(*rows.shape[:2], -1)

@@ -14,23 +14,43 @@ import torch
 from torch import Tensor
 
 CHUNK = 16
-LARGE_STEP = 1 << 12  # elements; above, the products of decays that chunks need cost more than single steps
+LARGE_STEP = 1 << 10  # elements; above, the products of decays that chunks need cost more than single steps
 SEGMENT_ELEMENTS = 1 << 18  # state elements worked on at a time: keeps the working set of a segment inside the cache
+
+
+class Scan:
+    """`scan_` in memory that is used again and again: views of single steps are made once."""
+
+    def __init__(self, decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:
+        """`decay` and `value`: contiguous [ℓ, …] of one shape."""
+        self._decay, self._value, self._reverse = decay, value, reverse
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] | None = None
+        if value[:1].numel() >= LARGE_STEP and value.device.type == "cpu":
+            factors, values = decay.unbind(0), value.unbind(0)
+            triples = (
+                zip(factors[:-1], values[1:], values[:-1], strict=True)
+                if reverse
+                else zip(factors[1:], values[:-1], values[1:], strict=True)
+            )
+            self._steps = list(triples)
+
+    def __call__(self, length: int) -> None:
+        """Scan what the first `length` ≥ 1 rows hold now."""
+        if self._steps is None:
+            _chunked(self._decay[:length].clone(), self._value[:length], reverse=self._reverse)
+            return
+        steps = self._steps[: length - 1]
+        for factor, before, now in reversed(steps) if self._reverse else steps:
+            now.addcmul_(factor, before)
 
 
 def scan_(decay: Tensor, value: Tensor, *, reverse: bool = False) -> None:
     """In place: `value` becomes h with h_t = decay_t ⊙ h_{t-1} + value_t (t+1 for `reverse`), h = 0 outside.
 
-    `decay` and `value` are contiguous [ℓ, …] of one shape; `decay` stays as it is.
+    `decay` and `value` are contiguous [ℓ, …] of one shape; `decay` stays as it is, and that of the first step in scan
+    order is not looked at.
     """
-    if value[:1].numel() < LARGE_STEP or value.device.type != "cpu":
-        _chunked(decay.clone(), value, reverse=reverse)
-        return
-    factors, values = decay.unbind(0), value.unbind(0)
-    if reverse:
-        factors, values = factors[::-1], values[::-1]
-    for factor, before, now in zip(factors[1:], values[:-1], values[1:], strict=True):
-        now.addcmul_(factor, before)
+    Scan(decay, value, reverse=reverse)(len(value))
 
 
 def _chunked(decay: Tensor, value: Tensor, *, reverse: bool) -> None:
@@ -96,6 +116,7 @@ def linear_scan(decay: Tensor, value: Tensor, state: Tensor) -> Tensor:
     return _LinearScan.apply(decay, value, state)
 
 
-def segment_length(elements: int) -> int:
-    """Steps to work through at a time where one step has `elements` state elements."""
-    return max(CHUNK, SEGMENT_ELEMENTS // max(1, elements) // CHUNK * CHUNK)
+def segment_length(elements: int, most: int = SEGMENT_ELEMENTS, whole: int = CHUNK) -> int:
+    """Steps to work through at a time where one step has `elements` state elements: so many that `most` elements are
+    enough for them, but no fewer than `whole`, and a multiple of that."""
+    return max(whole, most // max(1, elements) // whole * whole)

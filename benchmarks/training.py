@@ -5,7 +5,8 @@ random tokens in float32 on one thread. ``transformer++`` stands beside Hugging 
 x-transformers' decoder; ``rec-1`` beside stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba
 layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one process, so a busy
 machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
-Beside them stand the products of matrices alone that every one of them has to compute. Run
+Beside them stand the products of matrices alone that every one of them has to compute, and the same with the attention
+that PyTorch computes for Llama as for our portable version. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
         [--length L] [--rounds N]
@@ -190,9 +191,9 @@ def hf_mamba(shape: Shape) -> tuple[nn.Module, Loss]:
 
 class Products(nn.Module):
     """Every product of activations and weights that pairs of a mixer with four square maps and a gated unit need,
-    forward and backward, into memory that is there already."""
+    forward and backward, into memory that is there already; where `attends`, PyTorch's own attention, too."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, attends: bool) -> None:
         super().__init__()
         d, hidden = shape.width, hidden_size(OptionPool.paper()[GATED_UNIT], shape.width)
         sizes = [(d, d)] * 4 * shape.pairs + [(hidden, d), (hidden, d), (d, hidden)] * shape.pairs + [(shape.vocab, d)]
@@ -200,6 +201,9 @@ class Products(nn.Module):
         tokens = shape.batch * shape.length
         self.rows = {size: torch.randn(tokens, size) for size in {one for pair in sizes for one in pair}}
         self.outputs = {size: torch.empty(tokens, size) for size in self.rows}
+        self.layers = shape.pairs if attends else 0
+        heads = shape.batch, shape.length, d // head_size(d), head_size(d)
+        self.heads = [torch.randn(heads).transpose(1, 2).requires_grad_() for _ in range(3)]
 
     @torch.no_grad()
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -208,12 +212,19 @@ class Products(nn.Module):
             torch.mm(self.rows[inputs], weight.t(), out=self.outputs[out])
             torch.mm(self.rows[out], weight, out=self.outputs[inputs])
             weight.grad = torch.mm(self.rows[out].t(), self.rows[inputs])
+        for _ in range(self.layers):
+            with torch.enable_grad():
+                y = functional.scaled_dot_product_attention(*self.heads, is_causal=True)
+                torch.autograd.grad(y, self.heads, y.detach())
         return torch.zeros(())
 
 
-def products(shape: Shape) -> tuple[nn.Module, Loss]:
-    model = Products(shape)
-    return model, model.loss
+def products(attends: bool) -> Callable[[Shape], tuple[nn.Module, Loss]]:
+    def build(shape: Shape) -> tuple[nn.Module, Loss]:
+        model = Products(shape, attends)
+        return model, model.loss
+
+    return build
 
 
 def _own(mixer: int) -> tuple[Network, ...]:
@@ -229,7 +240,8 @@ COMPARISONS: dict[str, tuple[Network, ...]] = {
         Network("HF Llama, SDPA", llama, ("transformers",)),
         Network("x-transformers", x_transformers, ("x_transformers",)),
         *_own(ATTENTION),
-        Network("products alone", products, implementation="portable"),
+        Network("products alone", products(attends=False), implementation="portable"),
+        Network("products and SDPA alone", products(attends=True), implementation="portable"),
     ),
     "rec-1": (
         Network("mambapy", mambapy, ("mambapy", "transformers")),

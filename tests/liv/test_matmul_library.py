@@ -70,8 +70,14 @@ def in_bf16(a: Tensor, b: Tensor) -> Tensor:
 
 
 def wrong_by_onednn(multiply: Multiply, where: Callable[[Tensor, Tensor], bool] = lambda a, b: True) -> Multiply:
-    """A product that is right but for oneDNN, and there wrong only `where` it is said to be."""
-    return lambda a, b: multiply(a, b) if goes_to_onednn() and where(a, b) else a @ b
+    """A product that is right but for oneDNN, and there wrong only `where` it is said to be, whatever this CPU does."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        wrong = goes_to_onednn() and where(a, b)
+        with by_onednn(False):
+            return multiply(a, b) if wrong else a @ b
+
+    return product
 
 
 @NEEDS_SETTING

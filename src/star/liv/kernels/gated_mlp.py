@@ -54,14 +54,16 @@ class _Elementwise(NamedTuple):
 
 
 def _product(gate: Tensor, up: Tensor, y: Tensor) -> None:
-    torch.mul(functional.silu(gate), up, out=y)
+    torch.ops.aten.silu.out(gate, out=y)
+    y.mul_(up)
 
 
 def _gradients(gate: Tensor, up: Tensor, d_y: Tensor, y: Tensor, d_gate: Tensor, d_up: Tensor) -> None:
-    swish = functional.silu(gate)
-    torch.mul(swish, up, out=y)
-    torch.ops.aten.silu_backward.grad_input(d_y * up, gate, grad_input=d_gate)
-    torch.mul(d_y, swish, out=d_up)
+    torch.mul(d_y, up, out=d_gate)
+    torch.ops.aten.silu_backward.grad_input(d_gate, gate, grad_input=d_gate)
+    torch.ops.aten.silu.out(gate, out=y)
+    torch.mul(d_y, y, out=d_up)
+    y.mul_(up)
 
 
 PORTABLE = _Elementwise(_product, _gradients)

@@ -47,6 +47,8 @@ def _reference(x: Tensor, position: int) -> Tensor:
 def _portable(x: Tensor, position: int) -> Tensor:
     real = torch.promote_types(x.dtype, torch.float32)
     turns = phases(position, x.shape[1], x.shape[3], x.device, real).unsqueeze(1)
+    if x.shape[0] > 1:  # written out for all heads, products run along them
+        turns = turns.expand(-1, x.shape[2], -1).contiguous()
     pairs = torch.view_as_complex(native.side_by_side(x.to(real)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 

@@ -6,7 +6,7 @@ import torch
 from star.lm import LanguageModel
 from star.training import Precision, threads
 from star.training.compilation import compiled
-from star.training.precision import autocast, own_randomness, seed_generators, uses_bf16
+from star.training.precision import TILES_PAY, autocast, own_randomness, seed_generators, uses_bf16
 
 CPU = torch.device("cpu")
 
@@ -17,16 +17,18 @@ def test_auto_means_bf16_only_on_cpus_that_multiply_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert uses_bf16(Precision.AUTO, CPU) is amx
-    assert uses_bf16(Precision.BF16, CPU)
-    assert not uses_bf16(Precision.FP32, CPU)
+    assert uses_bf16(Precision.AUTO, CPU, TILES_PAY) is amx
+    assert uses_bf16(Precision.AUTO, CPU, None) is amx
+    assert not uses_bf16(Precision.AUTO, CPU, TILES_PAY - 1)
+    assert uses_bf16(Precision.BF16, CPU, 64)
+    assert not uses_bf16(Precision.FP32, CPU, 1024)
 
 
 def test_autocast_multiplies_in_the_chosen_precision() -> None:
     x = torch.ones(2, 2)
-    with autocast(Precision.BF16, CPU):
+    with autocast(Precision.BF16, CPU, 64):
         assert (x @ x).dtype == torch.bfloat16
-    with autocast(Precision.FP32, CPU):
+    with autocast(Precision.FP32, CPU, 1024):
         assert (x @ x).dtype == torch.float32
 
 

@@ -67,6 +67,11 @@ class LanguageModel(nn.Module):
             return cls(config)
 
     @property
+    def width(self) -> int:
+        """Channels of the residual stream."""
+        return self.config.width
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.embedding.weight.device

@@ -328,7 +328,7 @@ class Session:
         self._require_matmul()
         recipe, corpus, found = self.recipe, self.ready_corpus(), devices()
         training, on_cpu = recipe.training, found == ["cpu"]
-        bf16 = uses_bf16(training.precision, torch.device(found[0]))
+        bf16 = uses_bf16(training.precision, torch.device(found[0]), recipe.model.width)
         precision = str(Precision.BF16 if bf16 else Precision.FP32)
         # With as many workers as fit, however many there are: their number is to change no result.
         start = Setting(

@@ -100,6 +100,7 @@ class _Training:
     ) -> None:
         self.model, self.recipe, self.seed, self.device, self.policy = model, recipe, seed, device, policy
         self.loss = cast("Callable[[Tensor, Tensor], Tensor]", model.loss)
+        self.width: int | None = getattr(model, "width", None)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = adamw(model, recipe)
         self.monitor = LossMonitor()
@@ -176,7 +177,7 @@ class _Training:
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         size = self.recipe.micro_batch_size
         for part, expected in zip(tokens.split(size), targets.split(size), strict=True):
-            with autocast(self.recipe.precision, self.device):
+            with autocast(self.recipe.precision, self.device, self.width):
                 loss = self.loss(part.to(self.device), expected.to(self.device))
             share = len(part) / len(tokens)  # the last micro-batch may be smaller
             (loss * share).backward()

@@ -12,25 +12,29 @@ from star.errors import StarError
 from star.liv.kernels.matmul import by_onednn, probe
 from star.training.recipe import Matmul, Precision
 
+TILES_PAY = 128  # channels; with fewer, the native kernels and products of fp32 are faster than bf16 tiles
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+
+def autocast(precision: Precision, device: torch.device, width: int | None) -> AbstractContextManager[object]:
     """The context for forward passes: bf16 autocast where `uses_bf16`, else nothing."""
-    if uses_bf16(precision, device):
+    if uses_bf16(precision, device, width):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 
-def uses_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether `precision` means bf16 on `device`.
+def uses_bf16(precision: Precision, device: torch.device, width: int | None) -> bool:
+    """Whether `precision` means bf16 on `device`, for a model of `width` channels (None: not known).
 
-    `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 tiles (AMX). Other CPUs emulate it, or, with
-    AVX512-BF16 alone, multiply it no faster than the native kernels and products of fp32 are together.
+    `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 tiles (AMX) from `TILES_PAY` channels on.
+    Other CPUs emulate it, or, with AVX512-BF16 alone, multiply it no faster than the native kernels and products of
+    fp32 are together.
     """
     if precision is not Precision.AUTO:
         return precision is Precision.BF16
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and _cpu_multiplies_bf16()
+    wide = width is None or width >= TILES_PAY
+    return device.type == "cpu" and wide and _cpu_multiplies_bf16()
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from star.liv.kernels import gated_unit, native, stream
 from star.liv.kernels.choice import Kernel, Native

@@ -203,7 +203,7 @@ class Products(nn.Module):
         self.outputs = {size: torch.empty(tokens, size) for size in self.rows}
         self.layers = shape.pairs if attends else 0
         heads = shape.batch, shape.length, d // head_size(d), head_size(d)
-        self.heads = [torch.randn(heads).transpose(1, 2).requires_grad_() for _ in range(3)]
+        self.heads = [torch.randn(heads).transpose(1, 2).requires_grad_() for _ in range(3 if attends else 0)]
 
     @torch.no_grad()
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:

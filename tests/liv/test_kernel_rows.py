@@ -277,6 +277,55 @@ def test_random_inputs(kernel: Kernel, implementation: Implementation, draw: Dra
     assert_is_the_reference(kernel, implementation, INPUTS[kernel.name](draw), error)
 
 
+WITH_NATIVE = pytest.mark.parametrize(
+    "kernel", [kernel for kernel in OPERATORS if kernel.native is not None], ids=lambda kernel: kernel.name
+)
+
+
+@NEEDS_COMPILER
+@WITH_NATIVE
+@pytest.mark.parametrize("variant", range(6))
+def test_shapes_that_do_not_fit_are_not_read_beyond_their_end(kernel: Kernel, variant: int) -> None:
+    """Each tensor a little smaller, in each dimension: left to PyTorch, or what the reference gives, or an error as it
+    raises one."""
+    assert kernel.native is not None
+    inputs = INPUTS[kernel.name](Draw(3, 66, 64, 4, variant, SINGLE, 5))
+    # With states before it a convolution is PyTorch's, and so are attention's keys of odd sizes.
+    assert kernel.native.serves(*inputs) or (kernel in (SHORT_CONVOLUTION, LINEAR_ATTENTION) and variant % 2)
+    for place, one in enumerate(inputs):
+        for dim in range(one.dim() if isinstance(one, Tensor) else 0):
+            changed = [*inputs]
+            changed[place] = one.narrow(dim, 0, one.shape[dim] - 1)
+            if kernel.native.serves(*changed):
+                try:
+                    kernel.reference(*changed)
+                except (RuntimeError, IndexError) as error:
+                    with pytest.raises(type(error)):
+                        kernel.native.function(*changed)
+                else:
+                    assert_is_the_reference(kernel, Implementation.NATIVE, changed, 3e-5)
+
+
+@implementations
+@rows
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("variant", range(4))
+def test_the_default_dtype_decides_nothing(
+    kernel: Kernel, implementation: Implementation, default: torch.dtype, variant: int
+) -> None:
+    inputs = INPUTS[kernel.name](Draw(2, 60, 64, 4, variant, SINGLE, 5))
+    expected = outputs_and_gradients(kernel, implementation, inputs)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = outputs_and_gradients(kernel, implementation, inputs)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype is other.dtype
+        assert torch.equal(one, other)
+
+
 #: A tensor of each operator that everything is proportional to, so that it may have any size.
 SCALED = {
     ATTENTION.name: 2,

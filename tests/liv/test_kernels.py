@@ -11,7 +11,7 @@ from torch import Tensor
 
 from star.errors import StarError
 from star.liv import kernels
-from star.liv.kernels import Implementation, forced, native, scan
+from star.liv.kernels import Implementation, forced, native, portable_scan
 from star.liv.kernels.attention import ATTENTION, causal_attention
 from star.liv.kernels.liquid_scan import liquid_scan
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN, selective_scan
@@ -101,9 +101,10 @@ def test_each_sequence_forgets_on_its_own(implementation: Implementation) -> Non
 def test_portable_selective_scan_in_float64_and_several_segments(
     length: int, states: int, forget: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", 2 * 5 * states * 48)
+    monkeypatch.setattr(portable_scan, "CACHED_ELEMENTS", 2 * 5 * states * 24)
     keep = torch.arange(length).unsqueeze(0) % 7 != 0 if forget else None
     inputs = scan_inputs(2, length, 5, states, torch.float64)
+    assert portable_scan._Cut.of(inputs[0], inputs[2]).segments == -(-length // 24)
     assert_is_the_reference(PORTABLE, selective_scan, inputs, keep, error=1e-12)
 
 

@@ -18,6 +18,7 @@ from star.genome import LivClass, Nonlinearity, Sparsity, TokenMixing
 from star.genome.variation import unconnected
 from star.liv import Call
 from star.liv.filters import ImplicitKernel
+from star.liv.kernels.rms_norm import add_rms_norm
 from star.liv.kernels.rotary import rotate
 from star.liv.semi_separable import SemiSeparableMixer
 from star.training.optimizer import parameter_groups
@@ -159,6 +160,26 @@ def test_bf16_decoding_stays_near_float32(liv: int) -> None:
     relative = (error.square().sum((0, 2, 3)) / exact.square().sum((0, 2, 3))).sqrt()  # of each quarter
     assert float(relative.max()) < 0.015
     assert float(relative[-1]) < 1.5 * float(relative[0])
+
+
+def test_norms_of_bf16_are_summed_as_pytorch_sums_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(2, 16, 256, 64, generator=generator).bfloat16().unbind()
+    found = []
+    for norm in (
+        lambda x, weight: add_rms_norm(x, None, weight, 1e-5)[1],
+        lambda x, w: functional.rms_norm(x, (64,), w, 1e-5),
+    ):
+        leaves = x.detach().requires_grad_(), torch.ones(64, dtype=torch.bfloat16, requires_grad=True)
+        y = norm(*leaves)
+        found.append([y, *torch.autograd.grad(y, leaves, gradient)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@every_class
+def test_shapes_can_be_computed_without_numbers(liv: int) -> None:
+    backbone = Backbone(unconnected([liv]), POOL, width=32, length=64).to("meta")
+    assert backbone(torch.empty(2, 64, 32, device="meta")).shape == (2, 64, 32)
 
 
 @pytest.mark.parametrize("position", [0, 1000, 65_000])

@@ -215,6 +215,7 @@ def test_segments_of_a_long_liquid_scan_have_the_gradients_of_one(
     found = []
     for elements in (1 << 19, 1):
         monkeypatch.setattr(scan, "SEGMENT_ELEMENTS", elements)
+        assert (scan.segment_length(1) < x.shape[1]) == (elements == 1)
         output = liv(x)
         found.append([output, *torch.autograd.grad(output.square().sum(), list(liv.parameters()))])
     for one, other in zip(*found, strict=True):

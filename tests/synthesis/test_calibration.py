@@ -157,6 +157,27 @@ def test_only_float32_products_are_open_to_calibration(
     assert asked == [asking.training.matmul, tried]
 
 
+@pytest.mark.parametrize(("width", "precision"), [(64, "fp32"), (128, "bf16")])
+def test_calibration_starts_from_what_auto_means_at_a_width(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, precision: str
+) -> None:
+    started: list[str] = []
+
+    def best(self: Calibrator, start: Setting, *others: object) -> Calibration:
+        started.append(start.precision)
+        return Calibration(start)
+
+    monkeypatch.setattr(Calibrator, "best", best)
+    monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
+    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
+    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    asking = recipe.override({"search.calibrate": True, "training.precision": "auto", "model.width": width})
+    with open_session(tmp_path, asking, workers=1, listener=nobody) as session:
+        session.calibrate()
+    assert started == [precision]
+
+
 def test_a_calibration_from_before_libraries_could_be_chosen_has_the_default(recipe: Recipe) -> None:
     data = json.loads(calibrated(recipe, lambda setting: 10.0).to_json())
     for setting in (data["setting"], *(row["setting"] for row in data["measured"])):

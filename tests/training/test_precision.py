@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from star.data import TokenizedCorpus
 from star.lm import LanguageModel
-from star.training import Precision, threads
+from star.training import Precision, TrainingRecipe, threads, train
 from star.training.compilation import compiled
 from star.training.precision import TILES_PAY, autocast, own_randomness, seed_generators, uses_bf16
 
@@ -22,6 +23,23 @@ def test_auto_means_bf16_only_on_cpus_that_multiply_it(
     assert not uses_bf16(Precision.AUTO, CPU, TILES_PAY - 1)
     assert uses_bf16(Precision.BF16, CPU, 64)
     assert not uses_bf16(Precision.FP32, CPU, 1024)
+
+
+@pytest.mark.parametrize("width", [TILES_PAY // 2, TILES_PAY])
+def test_training_tells_auto_how_wide_the_model_is(
+    monkeypatch: pytest.MonkeyPatch, corpus: TokenizedCorpus, recipe: TrainingRecipe, width: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    model = LanguageModel.from_genome("91111", width=width, vocab_size=256, seed=0)
+    loss, casts = model.loss, list[bool]()
+
+    def spied(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        casts.append(torch.is_autocast_enabled("cpu"))
+        return loss(tokens, targets)
+
+    monkeypatch.setattr(model, "loss", spied)
+    train(model, corpus, recipe.model_copy(update={"precision": Precision.AUTO}).with_tokens(128), seed=0)
+    assert set(casts) == {width >= TILES_PAY}
 
 
 def test_autocast_multiplies_in_the_chosen_precision() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from star.genome import Routing
 from star.liv import OperatorState, Slot
+from star.liv.kernels.projections import without_autocast
 from star.liv.kernels.scan import linear_scan
 from star.liv.maps import Dense, undecayed
 from star.liv.shift import spread_
@@ -64,7 +65,7 @@ class LiquidRouter(nn.Module):
         rate, target = self.rate(x).to(real), self.target(x).to(real)
         decay = torch.exp(-nn.functional.softplus(rate + self.rate_bias))
         h = x.new_zeros((x.shape[0], self.paths), dtype=real) if state is None else state["h"]
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             time_first = [tensor.transpose(0, 1).contiguous() for tensor in (decay, (1 - decay) * target)]
             all_h = linear_scan(time_first[0], time_first[1], h)
         if state is not None:

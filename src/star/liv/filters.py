@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from star.liv.kernels.projections import without_autocast
 from star.liv.maps import undecayed
 from star.liv.sizes import SHORT_TAPS
 
@@ -83,7 +84,7 @@ class ImplicitKernel(nn.Module):
     def forward(self, length: int) -> Tensor:
         """The kernel for lags 0 … length - 1: [channels, length], in float32 or better."""
         dtype = torch.promote_types(self.last.dtype, torch.float32)
-        with torch.autocast(self.last.device.type, enabled=False):
+        with without_autocast(self.last):
             time = (torch.arange(length, device=self.last.device, dtype=torch.float64) / self.length).to(dtype)
             angle = 2 * pi * time
             bands = [torch.cos(angle), torch.sin(angle), torch.cos(2 * angle), torch.sin(2 * angle)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from star.genome import LivClass, Sparsity
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.liquid_scan import liquid_scan
+from star.liv.kernels.projections import without_autocast
 from star.liv.maps import undecayed
 from star.liv.mixer import Features
 from star.liv.sizes import inner_width, mixing_heads
@@ -94,7 +95,7 @@ class LiquidMixer(nn.Module):
         keep = None
         if self.window is not None:
             keep = call.within_block(self.window, u.shape[1], u.shape[1], u.device) != 0
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             decay, drive, readout = self.sampled(featurizer, real)
             if state is None:
                 h = decay.new_zeros((u.shape[0], *decay.shape))

@@ -12,6 +12,7 @@ from star.genome import LivClass, Nonlinearity, Sparsity
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.attention import causal_attention
 from star.liv.kernels.linear_attention import linear_attention
+from star.liv.kernels.projections import without_autocast
 from star.liv.kernels.rotary import rotate
 from star.liv.kernels.sdpa import dot_product_attention
 from star.liv.maps import activate
@@ -195,7 +196,7 @@ class LowRankMixer(nn.Module):
         """With all of the past, in time linear in ℓ."""
         given, real = q.dtype, torch.promote_types(q.dtype, torch.float32)
         length, repeats = q.shape[2], self.heads // self.kv_heads
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             q, k, v = (tensor.to(real) for tensor in (q, k, v))
             count = call.counts(length, q.device).to(real)[:, None, :, None]
             q = q / (count * sqrt(self.size))

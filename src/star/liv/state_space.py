@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from star.genome import StateSpace
 from star.liv.kernels.liquid_scan import real_part_of_product
+from star.liv.kernels.projections import without_autocast
 from star.liv.kernels.state_space import powers, s4d_kernel, table_size
 from star.liv.maps import of_state_space, undecayed
 from star.liv.shift import spread_
@@ -154,7 +155,7 @@ class StateSpaceKernel(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """The kernel for lags 0 … length - 1: [channels, length], in float32 or better."""
-        with torch.autocast(self.present.device.type, enabled=False):
+        with without_autocast(self.present):
             space = self.sampled()
             kernel = s4d_kernel(space.exponent, space.readout * space.drive, length)
             return torch.cat([kernel[:, :1] + space.present[:, None], kernel[:, 1:]], dim=1)

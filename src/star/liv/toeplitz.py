@@ -10,6 +10,7 @@ from star.genome import LivClass, Parametrization, Sparsity
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.convolution import gated_short_convolution, short_convolution
 from star.liv.kernels.long_convolution import long_convolution
+from star.liv.kernels.projections import without_autocast
 from star.liv.maps import activate
 from star.liv.mixer import Features
 from star.liv.sizes import SHORT_TAPS, mixing_heads
@@ -106,7 +107,7 @@ class ToeplitzMixer(nn.Module):
         if state is None:
             return long_convolution(u, self._kernel(featurizer, u.shape[1]))
         kernel: StateSpaceKernel = featurizer.groups["K"]  # type: ignore[assignment]
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             h = restored(state["h"], kernel.modes.paired)
             if u.shape[1] == 1 and not torch.is_grad_enabled():
                 space = call.once((kernel, self.repeat), lambda: kernel.sampled(self.repeat))
@@ -120,7 +121,7 @@ class ToeplitzMixer(nn.Module):
 
     def _absorb(self, u: Tensor, featurizer: Featurizer, state: OperatorState) -> None:
         kernel: StateSpaceKernel = featurizer.groups["K"]  # type: ignore[assignment]
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             h = absorb(kernel.sampled(self.repeat), restored(state["h"], kernel.modes.paired), u)
         replace(state, "h", stored(h))
 

@@ -23,7 +23,7 @@ def autocast(precision: Precision, device: torch.device, width: int | None) -> A
 
 
 def uses_bf16(precision: Precision, device: torch.device, width: int | None) -> bool:
-    """Whether `precision` means bf16 on `device`, for a model of `width` channels (None: not known).
+    """Whether `precision` means bf16 on `device`, for a model of `width` channels (None: taken for a wide one).
 
     `auto` chooses bf16 on CUDA devices that have it, and on CPUs with bf16 tiles (AMX) from `TILES_PAY` channels on.
     Other CPUs emulate it, or, with AVX512-BF16 alone, multiply it no faster than the native kernels and products of

@@ -83,7 +83,7 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
         q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
-        y, rows, turns = time_before_heads(q), torch.empty(2, *q.shape[:3]), _turns(q, position)
+        y, rows, turns = time_before_heads(q), q.new_empty(2, *q.shape[:3]), _turns(q, position)
         heads = [heads_of(tensor) for tensor in (q, k, v, y)]
         others = map(native.address, (turns, rows))
         native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, *others))
@@ -113,8 +113,9 @@ def _sizes(q: Tensor, k: Tensor) -> _Sizes:
 
 
 def _serves(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> bool:
-    fits = q.shape[-1] == v.shape[-1] and q.shape[-1] in HEAD_SIZES and q.shape[-2] >= SHORTEST
-    return fits and all(map(native.readable, (q, k, v)))
+    floats = all(map(native.readable, (q, k, v)))
+    fit = k.shape == v.shape and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
+    return floats and fit and q.shape[1] % k.shape[1] == 0 and q.shape[3] in HEAD_SIZES and q.shape[2] >= SHORTEST
 
 
 ATTENTION = Kernel("softmax attention", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

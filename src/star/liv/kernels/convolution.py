@@ -188,7 +188,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, gate_in: Tensor | None, gate_out: Tensor | None) -> Tensor:
         x = native.side_by_side(x)
         gate_in, gate_out = (gate if gate is None else native.side_by_side(gate) for gate in (gate_in, gate_out))
-        y, taps = torch.empty(x.shape), weight.t().contiguous()
+        y, taps = x.new_empty(x.shape), weight.t().contiguous()
         record = _Forward(_sizes(x, taps), *map(rows_of, (x, gate_in, gate_out, y)), taps.data_ptr())
         native.library(SOURCE).call("short_convolution_forward", record)
         ctx.save_for_backward(x, taps, gate_in, gate_out)
@@ -198,8 +198,8 @@ class _Native(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, taps, gate_in, gate_out = ctx.saved_tensors
-        d_y, d_taps = native.side_by_side(d_y), torch.empty(x.shape[0], *taps.shape)
-        d_x, d_in, d_out = (None if one is None else torch.empty(x.shape) for one in (x, gate_in, gate_out))
+        d_y, d_taps = native.side_by_side(d_y), x.new_empty(x.shape[0], *taps.shape)
+        d_x, d_in, d_out = (None if one is None else x.new_empty(x.shape) for one in (x, gate_in, gate_out))
         rows = map(rows_of, (x, gate_in, gate_out, d_y, d_x, d_in, d_out))
         record = _Backward(_sizes(x, taps), *rows, taps.data_ptr(), d_taps.data_ptr())
         native.library(SOURCE).call("short_convolution_backward", record)
@@ -215,7 +215,8 @@ def _native(x: Tensor, weight: Tensor, tail: Tensor | None) -> Tensor:
 
 
 def _serves(x: Tensor, weight: Tensor, tail: Tensor | None) -> bool:
-    return tail is None and native.readable(x) and native.readable(weight)
+    fit = tail is None and weight.shape[0] in (1, x.shape[2])
+    return fit and native.readable(x) and native.readable(weight)
 
 
 def _gated_native(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> Tensor:
@@ -223,7 +224,7 @@ def _gated_native(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) 
 
 
 def _serves_gated(x: Tensor, gate_in: Tensor, gate_out: Tensor, weight: Tensor) -> bool:
-    return _blocked(weight, x, gate_in, gate_out) and native.readable(x)
+    return _blocked(weight, x, gate_in, gate_out) and weight.shape[0] in (1, x.shape[2]) and native.readable(x)
 
 
 MOST_TAPS = 16  # that a Triton program writes out

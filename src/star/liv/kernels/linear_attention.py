@@ -114,8 +114,9 @@ def _sum(q: Tensor, k: Tensor, v: Tensor, backwards: bool = False) -> Tensor:
 
 
 def _serves(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    fits = all(size % UNIT == 0 and size <= LARGEST for size in (q.shape[3], v.shape[3]))
-    return fits and all(map(native.readable, (q, k, v)))
+    fit = q.shape == k.shape and q.shape[:3] == v.shape[:3]
+    sizes = all(size % UNIT == 0 and size <= LARGEST for size in (q.shape[3], v.shape[3]))
+    return fit and sizes and all(map(native.readable, (q, k, v)))
 
 
 LINEAR_ATTENTION = Kernel("linear attention", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from star.liv.kernels import native
 from star.liv.kernels.choice import Kernel, Native
-from star.liv.kernels.rows import Rows, rows_of
+from star.liv.kernels.rows import Rows, rows_of, spans
 from star.liv.kernels.scan import linear_scan, segment_length
 
 
@@ -140,10 +140,10 @@ class _Native(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         u = native.side_by_side(u)
         modes = [tensor.resolve_conj().contiguous() for tensor in (transition, drive, readout, state)]
-        y, last = torch.empty(u.shape), torch.empty_like(modes[-1])
+        y, last = u.new_empty(u.shape), torch.empty_like(modes[-1])
         size, library = _sizes(u, transition), native.library(SOURCE)
         training = any(ctx.needs_input_grad)
-        starts = torch.empty(library.number("liquid_scan_states", size)) if training else None
+        starts = u.new_empty(library.number("liquid_scan_states", size)) if training else None
         rows = [rows_of(tensor) for tensor in (u, keep, y)]
         library.call("liquid_scan_forward", _Forward(size, *rows, *map(native.address, (*modes, last, starts))))
         ctx.save_for_backward(u, *modes[:3], keep, starts)
@@ -154,7 +154,7 @@ class _Native(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         u, transition, drive, readout, keep, starts = ctx.saved_tensors
         d_y, d_last = native.side_by_side(d_y), d_last.resolve_conj().contiguous()
-        d_u, gradients = torch.empty(u.shape), [torch.empty_like(d_last) for _ in range(4)]
+        d_u, gradients = u.new_empty(u.shape), [torch.empty_like(d_last) for _ in range(4)]
         rows = [rows_of(tensor) for tensor in (u, keep, d_y, d_u)]
         others = map(native.address, (transition, drive, readout, starts, d_last, *gradients))
         record = _Backward(_sizes(u, transition), *rows, *others)
@@ -176,7 +176,9 @@ def _serves(u: Tensor, transition: Tensor, drive: Tensor, readout: Tensor, state
     modes = (transition, drive, readout, state)
     alike = all(one.dtype is transition.dtype and one.device == u.device for one in modes)
     single = transition.dtype in (torch.float32, torch.complex64) and transition.numel() > 0
-    return native.readable(u) and alike and single
+    fit = transition.shape == drive.shape == readout.shape and state.shape == (u.shape[0], *transition.shape)
+    fit = fit and u.shape[2:] == transition.shape[:1] and (keep is None or keep.shape in spans(u))
+    return native.readable(u) and alike and single and fit
 
 
 LIQUID_SCAN = Kernel("liquid scan", _reference, _portable, Native(SOURCE, _native, _serves))

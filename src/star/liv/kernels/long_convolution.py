@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from star.liv.kernels.choice import Kernel
+from star.liv.kernels.projections import without_autocast
 
 
 def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
     x: [B, ℓ, D]; kernel: [D or 1, n] with n ≤ ℓ or longer (the excess is unused). Returns [B, ℓ, D] in x's dtype.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return LONG_CONVOLUTION(x.to(dtype), kernel[:, : x.shape[1]].to(dtype)).to(x.dtype)
 
 

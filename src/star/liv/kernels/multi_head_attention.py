@@ -141,12 +141,15 @@ def _native(x: Tensor, update: Tensor | None, *others: Any) -> Both:
 def _serves(*inputs: Any) -> bool:
     """Only where one pass of C++ is faster than products by MKL and attention between them."""
     x, update, norm, _, q, k, v, out, size, _ = inputs
+    if not (
+        stream.readable(x, update, norm) and all(one.dim() == 2 and native.readable(one) for one in (q, k, v, out))
+    ):
+        return False
     fit = x.shape[-1] == q.shape[1] == k.shape[1] == v.shape[1] and k.shape == v.shape and q.shape[0] == out.shape[1]
     whole = x.shape[-1] % WHOLE == out.shape[0] % WHOLE == q.shape[0] % size == k.shape[0] % size == 0
     fit = fit and whole and size in HEAD_SIZES and q.shape[0] % k.shape[0] == 0
     long = x.dim() == 3 and x.shape[0] >= FEWEST and x.shape[1] >= SHORTEST
-    floats = stream.readable(x, update, norm) and all(map(native.readable, (q, k, v, out)))
-    return fit and long and floats and q.numel() <= CACHED
+    return fit and long and q.numel() <= CACHED
 
 
 SOURCE = "multi_head_attention.cpp"

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from star.liv.kernels.scan import Scan, segment_length
 
 STEP_ELEMENTS = 1 << 14  # of h that a step works on at most: enough to outweigh calls, and a segment stays small
-SEGMENT_ELEMENTS = 1 << 17  # of h in a segment: four tensors of that size fit a second-level cache
-SHORTEST = 8  # steps of a segment
+CACHED_ELEMENTS = 1 << 17  # of h in a segment: four tensors of that size fit a CPU's second-level cache
+SHORTEST = 8  # steps of such a segment
 
 
 class PortableScan(torch.autograd.Function):
@@ -100,8 +100,11 @@ class _Cut:
     def of(cls, x: Tensor, decay: Tensor) -> _Cut:
         batch, length = x.shape[:2]
         size = max(1, decay.numel())
-        many = batch if x.device.type != "cpu" else min(batch, max(1, STEP_ELEMENTS // size))
-        step = segment_length(many * size, SEGMENT_ELEMENTS, SHORTEST)
+        if x.device.type == "cpu":
+            many = min(batch, max(1, STEP_ELEMENTS // size))
+            step = segment_length(many * size, CACHED_ELEMENTS, SHORTEST)
+        else:
+            many, step = batch, segment_length(batch * size)
         return cls(batch, length, max(1, many), max(1, min(length, step)))
 
     @property

@@ -6,6 +6,7 @@ The sum is formed inside the products, where autograd would write each term out 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,3 +50,9 @@ def autocasts(x: Tensor) -> bool:
     """Whether products of `x` are cast to another precision now."""
     device = x.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Within this block products of `x` are cast to no other precision. Where none are, nothing is done: leaving
+    autocast takes time that small operators notice, and some devices have none to leave."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()

@@ -93,7 +93,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, shift: Tensor) -> Tensor:
         values, shift = native.side_by_side(values), native.side_by_side(shift)
         ctx.save_for_backward(values, shift)
-        y = torch.empty(shift.shape)
+        y = shift.new_empty(shift.shape)
         record = _Forward(_sizes(values, shift), *map(rows_of, (values, shift, y)))
         native.library(SOURCE).call("resample_forward", record)
         return y
@@ -102,7 +102,7 @@ class _Native(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, Tensor]:
         values, shift = ctx.saved_tensors
-        d_y, d_values, d_shift = native.side_by_side(d_y), torch.empty(values.shape), torch.empty(shift.shape)
+        d_y, d_values, d_shift = native.side_by_side(d_y), values.new_empty(values.shape), shift.new_empty(shift.shape)
         record = _Backward(_sizes(values, shift), *map(rows_of, (values, shift, d_y, d_values, d_shift)))
         native.library(SOURCE).call("resample_backward", record)
         return d_values, d_shift
@@ -113,7 +113,8 @@ def _sizes(values: Tensor, shift: Tensor) -> _Sizes:
 
 
 def _serves(values: Tensor, shift: Tensor) -> bool:
-    return native.readable(values) and native.readable(shift)
+    fit = values.shape[::2] == shift.shape[::2] and values.shape[1] > shift.shape[1]
+    return fit and native.readable(values) and native.readable(shift)
 
 
 LONGEST_WINDOW = 128  # tokens; backward, the work of the Triton version grows with the window

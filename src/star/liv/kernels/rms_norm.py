@@ -71,7 +71,8 @@ def _blocks(x: Tensor) -> list[slice]:
 
 def _portable(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     total = x if update is None else x + update
-    if total.numel() >= FEWEST and total.device.type == "cpu" and total.dtype is weight.dtype and total.is_contiguous():
+    precise = total.dtype is weight.dtype and total.dtype in (torch.float32, torch.float64)  # to be summed in blocks
+    if total.numel() >= FEWEST and total.device.type == "cpu" and precise and total.is_contiguous():
         return total, _Portable.apply(total.flatten(0, -2), weight, epsilon).view(total.shape)
     return total, functional.rms_norm(total, weight.shape, weight, epsilon)
 
@@ -106,7 +107,7 @@ class _Native(torch.autograd.Function):
         x, weight = x.contiguous(), weight.contiguous()
         update = None if update is None else update.contiguous()
         total = x if update is None else torch.empty_like(x)
-        y, inverse = torch.empty_like(x), torch.empty(x.shape[:-1])
+        y, inverse = torch.empty_like(x), x.new_empty(x.shape[:-1])
         tensors = (x, update, weight, total, y, inverse)
         native.library(SOURCE).call("rms_norm_forward", _Forward(_sizes(x), *map(native.address, tensors), epsilon))
         ctx.save_for_backward(total, weight, inverse)
@@ -123,7 +124,7 @@ class _Native(torch.autograd.Function):
             return d_total, d_total, None, None
         d_total = None if d_total is None else d_total.contiguous()
         library, size, d_x = native.library(SOURCE), _sizes(total), torch.empty_like(total)
-        d_weight = torch.zeros(library.number("rms_norm_tasks", size), weight.shape[0])
+        d_weight = total.new_zeros(library.number("rms_norm_tasks", size), weight.shape[0])
         tensors = (total, weight, inverse, d_y.contiguous(), d_total, d_x, d_weight)
         library.call("rms_norm_backward", _Backward(size, *map(native.address, tensors)))
         return d_x, d_x if ctx.added else None, d_weight.sum(0), None

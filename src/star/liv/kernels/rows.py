@@ -35,6 +35,11 @@ def time_before_heads(like: Tensor, size: int | None = None) -> Tensor:
     return like.new_empty(batch, length, heads, size or own).transpose(1, 2)
 
 
+def spans(like: Tensor) -> tuple[tuple[int, int], ...]:
+    """The shapes that one number for each token of [B, ℓ, ·] may have."""
+    return (1, like.shape[1]), (like.shape[0], like.shape[1])
+
+
 def rows_of(tensor: Tensor | None) -> Rows:
     """None is a null pointer; [1 or B, ℓ] is one number for each token, in one row for the whole batch where it is
     [1, ℓ]."""

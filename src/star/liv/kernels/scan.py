@@ -103,7 +103,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decay, state, h = ctx.saved_tensors
         g = gradient.clone(memory_format=torch.contiguous_format)
-        following = torch.zeros_like(decay, memory_format=torch.contiguous_format)
+        following = torch.empty_like(decay, memory_format=torch.contiguous_format)
         following[:-1] = decay[1:].conj()
         scan_(following, g, reverse=True)
         d_decay = g * torch.cat([state.unsqueeze(0), h[:-1]]).conj()
@@ -116,7 +116,7 @@ def linear_scan(decay: Tensor, value: Tensor, state: Tensor) -> Tensor:
     return _LinearScan.apply(decay, value, state)
 
 
-def segment_length(elements: int, most: int = SEGMENT_ELEMENTS, whole: int = CHUNK) -> int:
+def segment_length(elements: int, most: int | None = None, whole: int = CHUNK) -> int:
     """Steps to work through at a time where one step has `elements` state elements: so many that `most` elements are
-    enough for them, but no fewer than `whole`, and a multiple of that."""
-    return max(whole, most // max(1, elements) // whole * whole)
+    enough for them (by default SEGMENT_ELEMENTS), but no fewer than `whole`, and a multiple of that."""
+    return max(whole, (most or SEGMENT_ELEMENTS) // max(1, elements) // whole * whole)

@@ -15,7 +15,6 @@ and the gate in the same pass over memory; elsewhere they are operations of thei
 from __future__ import annotations
 
 import ctypes
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +25,8 @@ from torch.nn import functional
 from star.liv.kernels import native, triton
 from star.liv.kernels.choice import Implementation, Kernel, Native, Triton
 from star.liv.kernels.portable_scan import PortableScan
-from star.liv.kernels.rows import Rows, rows_of
+from star.liv.kernels.projections import without_autocast
+from star.liv.kernels.rows import Rows, rows_of, spans
 
 
 def selective_scan(
@@ -54,9 +54,7 @@ def selective_scan(
     mixed = any(tensor is not None and tensor.dtype is not dtype for tensor in tensors)
     if mixed and SELECTIVE_SCAN.chosen(*tensors, raw) is not Implementation.TRITON:  # which reads what it is given
         tensors = tuple(tensor if tensor is None else tensor.to(dtype) for tensor in tensors)
-    # Small scans notice the time that it takes to leave autocast where there is none.
-    autocast = torch.is_autocast_enabled(x.device.type)
-    with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
+    with without_autocast(x):
         y, last = SELECTIVE_SCAN(*tensors, raw)
     return y, last
 
@@ -160,11 +158,11 @@ class _Native(torch.autograd.Function):
         gate = gate if gate is None else native.side_by_side(gate)
         skip = skip if skip is None else skip.contiguous()
         decay, state = decay.t().contiguous(), state.contiguous()
-        y, last = torch.empty(x.shape), torch.empty_like(state)
+        y, last = x.new_empty(x.shape), torch.empty_like(state)
         size = _sizes(x, decay, raw)
         library = native.library(SOURCE)
         training = any(ctx.needs_input_grad)
-        starts = torch.empty(library.number("selective_scan_states", size)) if training else None
+        starts = x.new_empty(library.number("selective_scan_states", size)) if training else None
         rows = map(rows_of, (x, delta, b, c, keep, gate, y))
         others = map(native.address, (decay, skip, state, last, starts))
         library.call("selective_scan_forward", _Forward(size, *rows, *others))
@@ -178,11 +176,11 @@ class _Native(torch.autograd.Function):
         x, delta, decay, b, c, keep, skip, gate, starts = ctx.saved_tensors
         d_y, d_last = native.side_by_side(d_y), d_last.contiguous()
         size = _sizes(x, decay, ctx.raw)
-        d_x, d_delta = torch.empty(x.shape), torch.empty(x.shape)
-        d_gate = None if gate is None else torch.empty(x.shape)
-        d_b, d_c = (torch.empty(-(-size.channels // size.group), *b.shape) for _ in range(2))
+        d_x, d_delta = x.new_empty(x.shape), x.new_empty(x.shape)
+        d_gate = None if gate is None else x.new_empty(x.shape)
+        d_b, d_c = (x.new_empty(-(-size.channels // size.group), *b.shape) for _ in range(2))
         d_decay, d_state = torch.empty_like(d_last), torch.empty_like(d_last)
-        d_skip = None if skip is None else torch.zeros(x.shape[0], *skip.shape)
+        d_skip = None if skip is None else x.new_zeros(x.shape[0], *skip.shape)
         rows = map(rows_of, (x, delta, b, c, keep, gate, d_y, d_x, d_delta, d_gate))
         others = map(native.address, (decay, skip, starts, d_last, d_b, d_c, d_decay, d_skip, d_state))
         native.library(SOURCE).call("selective_scan_backward", _Backward(size, *rows, *others))
@@ -195,8 +193,25 @@ def _sizes(x: Tensor, decay: Tensor, raw: bool) -> _Sizes:
     return _Sizes(*x.shape, decay.shape[0], NATIVE_CHUNK, GROUP, torch.get_num_threads(), raw)
 
 
-def _serves(*inputs: Tensor | bool | None) -> bool:
-    return all(native.readable(one) for one in inputs if isinstance(one, Tensor))
+def _serves(
+    x: Tensor,
+    delta: Tensor,
+    decay: Tensor,
+    b: Tensor,
+    c: Tensor,
+    state: Tensor,
+    keep: Tensor | None,
+    skip: Tensor | None,
+    gate: Tensor | None,
+    raw: bool,
+) -> bool:
+    tensors = (x, delta, decay, b, c, state, keep, skip, gate)
+    (batch, length, channels), states = x.shape, decay.shape[1]
+    fit = delta.shape == x.shape and b.shape == c.shape == (batch, length, states)
+    fit = fit and decay.shape == (channels, states) and state.shape == (batch, states, channels)
+    fit = fit and (keep is None or keep.shape in spans(x)) and (skip is None or skip.shape == (channels,))
+    fit = fit and (gate is None or gate.shape == x.shape)
+    return fit and all(one is None or native.readable(one) for one in tensors)
 
 
 MOST_STATES = 64  # that a Triton program has registers for

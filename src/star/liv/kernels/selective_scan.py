@@ -193,42 +193,21 @@ def _sizes(x: Tensor, decay: Tensor, raw: bool) -> _Sizes:
     return _Sizes(*x.shape, decay.shape[0], NATIVE_CHUNK, GROUP, torch.get_num_threads(), raw)
 
 
-def _serves(
-    x: Tensor,
-    delta: Tensor,
-    decay: Tensor,
-    b: Tensor,
-    c: Tensor,
-    state: Tensor,
-    keep: Tensor | None,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    raw: bool,
-) -> bool:
-    tensors = (x, delta, decay, b, c, state, keep, skip, gate)
+def _serves(*inputs: Any) -> bool:
+    x, delta, decay, b, c, state, keep, skip, gate, _ = inputs
     (batch, length, channels), states = x.shape, decay.shape[1]
     fit = delta.shape == x.shape and b.shape == c.shape == (batch, length, states)
     fit = fit and decay.shape == (channels, states) and state.shape == (batch, states, channels)
     fit = fit and (keep is None or keep.shape in spans(x)) and (skip is None or skip.shape == (channels,))
     fit = fit and (gate is None or gate.shape == x.shape)
-    return fit and all(one is None or native.readable(one) for one in tensors)
+    return fit and all(one is None or native.readable(one) for one in inputs[:-1])
 
 
 MOST_STATES = 64  # that a Triton program has registers for
 
 
-def _triton_serves(
-    x: Tensor,
-    delta: Tensor,
-    decay: Tensor,
-    b: Tensor,
-    c: Tensor,
-    state: Tensor,
-    keep: Tensor | None,
-    skip: Tensor | None,
-    gate: Tensor | None,
-    raw: bool,
-) -> bool:
+def _triton_serves(*inputs: Any) -> bool:
+    x, delta, decay, b, c, state, _, skip, gate, _ = inputs
     return decay.shape[1] <= MOST_STATES and triton.readable(x, delta, decay, b, c, state, skip, gate)
 
 

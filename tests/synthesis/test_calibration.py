@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,21 @@ def test_another_library_for_products_is_not_tried_where_it_is_not_open(recipe: 
     assert {one.setting.matmul for one in found.measured} == {"default"}
 
 
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a session on a CPU will ask its calibrator for; nothing is measured, known or remembered."""
+    asked: list[tuple[Any, ...]] = []
+
+    def best(self: Calibrator, start: Setting, *others: object) -> Calibration:
+        asked.append((start, *others))
+        return Calibration(start)
+
+    monkeypatch.setattr(Calibrator, "best", best)
+    monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
+    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
+    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    return asked
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "tried"),
     [
@@ -138,44 +154,27 @@ def test_only_float32_products_are_open_to_calibration(
     error: float | None,
     tried: list[str],
 ) -> None:
-    asked: list[object] = []
-
-    def best(self: Calibrator, start: Setting, *others: object) -> Calibration:
-        asked.extend([start.matmul, others[-1]])
-        return Calibration(start)
-
-    monkeypatch.setattr(Calibrator, "best", best)
-    monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
-    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
-    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    asked = watched(monkeypatch)
     for module in ("star.liv.kernels.matmul", "star.training.precision"):
         monkeypatch.setattr(f"{module}.probe", lambda: Probe(4e-7, error))
     asking = recipe.override({"search.calibrate": True, "training.precision": "fp32", **settings})
     with open_session(tmp_path, asking, workers=1, listener=nobody) as session:
         session.calibrate()
         assert session.recipe.training.matmul == asking.training.matmul
-    assert asked == [asking.training.matmul, tried]
+    ((start, *_, matmuls),) = asked
+    assert (start.matmul, matmuls) == (asking.training.matmul, tried)
 
 
 @pytest.mark.parametrize(("width", "precision"), [(64, "fp32"), (128, "bf16")])
 def test_calibration_starts_from_what_auto_means_at_a_width(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, precision: str
 ) -> None:
-    started: list[str] = []
-
-    def best(self: Calibrator, start: Setting, *others: object) -> Calibration:
-        started.append(start.precision)
-        return Calibration(start)
-
-    monkeypatch.setattr(Calibrator, "best", best)
-    monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
-    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
-    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    asked = watched(monkeypatch)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
     asking = recipe.override({"search.calibrate": True, "training.precision": "auto", "model.width": width})
     with open_session(tmp_path, asking, workers=1, listener=nobody) as session:
         session.calibrate()
-    assert started == [precision]
+    assert [start.precision for start, *_ in asked] == [precision]
 
 
 def test_a_calibration_from_before_libraries_could_be_chosen_has_the_default(recipe: Recipe) -> None:

@@ -5,14 +5,16 @@ random tokens in float32 on one thread. ``transformer++`` stands beside Hugging 
 x-transformers' decoder; ``rec-1`` beside stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba
 layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one process, so a busy
 machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
-Beside them stand the products of matrices alone that every one of them has to compute, and the same with the attention
-that PyTorch computes for Llama as for our portable version. Run
+Beside them stand the products of matrices alone that every one of them has to compute, the same with the attention
+that PyTorch computes for Llama as for our portable version, and a whole step written out by hand (`by_hand.py`). With
+more threads, peers split each operation among them, ours the batch (`training.replicas`), and nothing else stands
+beside them. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
-        [--length L] [--rounds N]
+        [--length L] [--rounds N] [--threads N]
 
-It writes ``training.csv`` and ``training.md``. Peers come with the extras ``hf`` and ``bench``; one that is not
-installed is left out and named on stderr.
+It writes ``training.csv`` and ``training.md``, for more than one thread ``training-N-threads.csv`` and ``.md``. Peers
+come with the extras ``hf`` and ``bench``; one that is not installed is left out and named on stderr.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -34,12 +37,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from by_hand import ByHand
 from operators import resident
 from star import LanguageModel, OptionPool
 from star.genome.variation import interleaved
 from star.liv import kernels
 from star.liv.kernels import forced
 from star.liv.sizes import head_size, hidden_size
+from star.training.replicas import Replicas
 
 FEWEST_ROUNDS = 5
 STATES, ATTENTION, RECURRENCE, GATED_UNIT = 16, 1, 5, 9
@@ -67,6 +72,12 @@ class Network:
     build: Callable[[Shape], tuple[nn.Module, Loss]]
     needs: tuple[str, ...] = ()
     implementation: str | None = None
+    in_replicas: bool = False  # whether more threads share the batch rather than each operation
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is no network, but part of what one has to compute."""
+        return self.implementation is not None and not self.in_replicas
 
     @property
     def installed(self) -> bool:
@@ -227,9 +238,15 @@ def products(attends: bool) -> Callable[[Shape], tuple[nn.Module, Loss]]:
     return build
 
 
+def by_hand(shape: Shape) -> tuple[nn.Module, Loss]:
+    hidden, heads = hidden_size(OptionPool.paper()[GATED_UNIT], shape.width), shape.width // head_size(shape.width)
+    model = ByHand(shape.pairs, shape.width, hidden, shape.vocab, shape.length, heads)
+    return model, model.loss
+
+
 def _own(mixer: int) -> tuple[Network, ...]:
     return tuple(
-        Network(f"ours, {implementation}", ours(mixer), implementation=implementation)
+        Network(f"ours, {implementation}", ours(mixer), implementation=implementation, in_replicas=True)
         for implementation in ("portable", "native")
     )
 
@@ -242,6 +259,7 @@ COMPARISONS: dict[str, tuple[Network, ...]] = {
         *_own(ATTENTION),
         Network("products alone", products(attends=False), implementation="portable"),
         Network("products and SDPA alone", products(attends=True), implementation="portable"),
+        Network("by hand, PyTorch", by_hand, implementation="portable"),
     ),
     "rec-1": (
         Network("mambapy", mambapy, ("mambapy", "transformers")),
@@ -254,9 +272,11 @@ COMPARISONS: dict[str, tuple[Network, ...]] = {
 class Trainer:
     """One network and its optimiser; the same for all."""
 
-    def __init__(self, network: Network, shape: Shape) -> None:
+    def __init__(self, network: Network, shape: Shape, threads: int) -> None:
         torch.manual_seed(0)
-        self.network = network
+        torch.set_num_threads(threads)
+        self.network, self.parts = network, threads if network.in_replicas else 1
+        self.replicas = Replicas(self.parts, threads=1)
         self.model, self.loss = network.build(shape)
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, fused=True)
@@ -273,12 +293,18 @@ class Trainer:
         return perf_counter() - start
 
     def _step(self) -> None:
-        loss = self.loss(self.tokens, self.targets)
-        if loss.grad_fn is not None:
+        if self.network.in_replicas:
+            size = -(-len(self.tokens) // self.parts)
+            parts = zip(self.tokens.split(size), self.targets.split(size), strict=True)
+            self.replicas.accumulate([partial(self._share_of_loss, *part) for part in parts], self.parameters)
+        elif (loss := self.loss(self.tokens, self.targets)).grad_fn is not None:
             loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _share_of_loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(tokens, targets) * (len(tokens) / len(self.tokens))
 
 
 @dataclass(frozen=True)
@@ -298,25 +324,28 @@ class Row:
     peak_mb: float
 
 
-def peak_memory(comparison: str, name: str, shape: Shape) -> float:
+def peak_memory(comparison: str, name: str, shape: Shape, threads: int) -> float:
     """MB that two steps add to the resident memory at most (Linux); call it in a fresh process."""
-    torch.set_num_threads(1)
     network = next(one for one in COMPARISONS[comparison] if one.name == name)
-    Trainer(network, Shape(1, 64, shape.vocab, 1, 16)).step()  # loads code
+    Trainer(network, Shape(1, 64, shape.vocab, shape.batch, 16), threads).step()  # loads code
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far may even be that of the process before this one
     before = resident("VmRSS")
-    trainer = Trainer(network, shape)
+    trainer = Trainer(network, shape, threads)
     for _ in range(2):
         trainer.step()
     return (resident("VmHWM") - before) / 1e6
 
 
-def compare(name: str, shape: Shape, rounds: int, skip: Sequence[str] = ()) -> list[Row]:
-    networks = [network for network in COMPARISONS[name] if network.installed and network.name not in skip]
+def compare(name: str, shape: Shape, rounds: int, threads: int, skip: Sequence[str] = ()) -> list[Row]:
+    networks = [
+        network
+        for network in COMPARISONS[name]
+        if network.installed and network.name not in skip and not (network.is_bound and threads > 1)
+    ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
-        peaks = [fresh.submit(peak_memory, name, network.name, shape).result() for network in networks]
-    trainers = [Trainer(network, shape) for network in networks]
+        peaks = [fresh.submit(peak_memory, name, network.name, shape, threads).result() for network in networks]
+    trainers = [Trainer(network, shape, threads) for network in networks]
     for trainer in trainers:
         trainer.step()
     times = [[trainer.step() for trainer in trainers] for _ in range(rounds)]
@@ -346,11 +375,12 @@ def compare(name: str, shape: Shape, rounds: int, skip: Sequence[str] = ()) -> l
     return rows
 
 
-def markdown(rows: Sequence[Row], shape: Shape, rounds: int) -> str:
+def markdown(rows: Sequence[Row], shape: Shape, rounds: int, threads: int) -> str:
+    used = "one thread" if threads == 1 else f"{threads} threads"
     lines = [
         "# Training steps",
         "",
-        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, one thread, "
+        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, {used}, "
         f"float32, torch {torch.__version__}; {kernels.fingerprint()}. Medians of {rounds} rounds, lowest and highest "
         "in brackets.",
         "",
@@ -375,29 +405,30 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7, help=f"at least {FEWEST_ROUNDS}")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each network; default 1")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.rounds < FEWEST_ROUNDS:
         parser.error(f"{options.rounds} rounds say too little; take at least {FEWEST_ROUNDS}")
-    torch.set_num_threads(1)
+    stem = "training" if options.threads == 1 else f"training-{options.threads}-threads"
     options.out.mkdir(parents=True, exist_ok=True)
     chosen = [options.only] if options.only else list(COMPARISONS)
     missing = {network.name for name in chosen for network in COMPARISONS[name] if not network.installed}
     for name in sorted(missing):
         print(f"{name} is not installed (extras `hf` and `bench`), so it is left out", file=sys.stderr)
     rows: list[Row] = []
-    with (options.out / "training.csv").open("w", newline="", encoding="utf-8") as file:
+    with (options.out / f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         for width in options.widths:
             shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
             for name in chosen:
-                found = compare(name, shape, options.rounds, options.skip)
+                found = compare(name, shape, options.rounds, options.threads, options.skip)
                 rows += found
                 writer.writerows(astuple(row) for row in found)
                 file.flush()
                 print("\n".join(map(str, found)), flush=True)
-    (options.out / "training.md").write_text(markdown(rows, shape, options.rounds), encoding="utf-8")
+    (options.out / f"{stem}.md").write_text(markdown(rows, shape, options.rounds, options.threads), encoding="utf-8")
     return 0
 
 

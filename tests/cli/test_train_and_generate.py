@@ -16,8 +16,11 @@ from small_runs import Star
 
 from star.cli import progress
 from star.cli.writing import pieces
-from star.data import ByteTokenizer, Tokenizer
+from star.data import ByteTokenizer, DataRecipe, Tokenizer, prepare
+from star.genome import OptionPool
 from star.lm import LanguageModel
+from star.training import TrainingRecipe
+from star.training import train as train_model
 
 GENOME = "21111 91111 61111"
 SETTINGS = ("--width", "32", "--length", "32", "--tokens", "8192", "--batch-tokens", "1024", "--threads", "1")
@@ -52,7 +55,6 @@ def test_a_checkpoint_is_complete(checkpoint: Path) -> None:
 
 
 def test_the_perplexity_told_is_that_of_the_saved_model(star, checkpoint: Path, text: Path) -> None:
-    from star.data import DataRecipe, prepare
     from star.evaluation import perplexity
 
     model = LanguageModel.load(checkpoint)
@@ -106,6 +108,24 @@ def test_a_budget_below_the_batch_of_the_recipe_takes_smaller_steps(star, text: 
     assert answer.status == 0, answer.err
     training = json.loads((tmp_path / "model" / "training.json").read_text())["settings"]["training"]
     assert (training["tokens"], training["batch_tokens"]) == (2048, 256)
+
+
+def test_threads_compute_parts_of_a_batch_side_by_side(star, text: Path, tmp_path: Path) -> None:
+    """Two halves of a batch on two threads give the weights that they give one after the other."""
+    settings = ("--width", "32", "--length", "32", "--tokens", "4096", "--batch-tokens", "1024")
+    assert star("train", GENOME, "--data", text, *settings, "--threads", "2", "--out", tmp_path / "two").status == 0
+    training = json.loads((tmp_path / "two" / "training.json").read_text())["settings"]["training"]
+    assert (training["threads"], training["micro_batch_tokens"]) == (1, 512)
+    assert "replicas" not in training  # they decide nothing
+
+    model = LanguageModel.from_genome(
+        GENOME, pool=OptionPool.paper(), width=32, vocab_size=ByteTokenizer().vocab_size, length=32, seed=0
+    )
+    corpus = prepare(DataRecipe(source=str(text)), length=32)
+    train_model(model, corpus, TrainingRecipe.model_validate(training), seed=0)
+    trained = LanguageModel.load(tmp_path / "two")
+    for found, expected in zip(trained.parameters(), model.parameters(), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(

@@ -83,3 +83,46 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 def test_another_budget_keeps_the_share_of_the_warm_up() -> None:
     recipe = TrainingRecipe(**SMALL).with_tokens(50_000)
     assert (recipe.tokens, recipe.warmup_tokens) == (50_000, 5000)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"replicas": 2}, "replicas = 2, but a step has 1 micro-batch:"),
+        ({"replicas": 4, "micro_batch_tokens": 400}, "replicas = 4, but a step has 3 micro-batches:"),
+        ({"replicas": 2, "micro_batch_tokens": 100, "compile": True}, "compile = true"),
+        ({"replicas": 2, "micro_batch_tokens": 100, "matmul": "onednn"}, "matmul = 'onednn'"),
+        ({"replicas": 0}, "replicas"),
+    ],
+)
+def test_replicas_that_would_idle_or_disturb_each_other_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(StarError, match=words):
+        TrainingRecipe(**SMALL, **change)
+
+
+@given(
+    st.integers(1, 40), st.one_of(st.none(), st.integers(1, 40)), st.integers(1, 64), st.integers(0, 64), st.booleans()
+)
+def test_threads_are_shared_between_parts_of_a_batch(
+    batch: int, micro: int | None, threads: int, most: int, compiled: bool
+) -> None:
+    """All sequences are in parts of nearly one size, no larger than asked for, and no thread is taken twice."""
+    before = TrainingRecipe(
+        tokens=1000,
+        batch_tokens=10 * batch,
+        warmup_tokens=0,
+        length=10,
+        micro_batch_tokens=micro and 10 * micro,
+        compile=compiled,
+    )
+    after = before.side_by_side(threads, most)
+    assert after.replicas * after.threads <= threads
+    if min(batch, threads, most) < 2 or compiled:
+        assert (after.threads, after.replicas, after.micro_batch_tokens) == (threads, 1, before.micro_batch_tokens)
+    else:
+        parts = -(-batch // after.micro_batch_size)
+        assert 2 <= after.replicas <= min(threads, most, parts)
+        assert after.micro_batch_size <= before.micro_batch_size
+        assert after.replace(threads=1, replicas=1, micro_batch_tokens=None) == before.replace(
+            threads=1, replicas=1, micro_batch_tokens=None
+        )

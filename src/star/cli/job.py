@@ -14,6 +14,7 @@ from star.data import DataRecipe
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
 from star.training import Diverged, TrainingRecipe
+from star.training.recipe import SPEED_ALONE
 
 if TYPE_CHECKING:
     from star.data import TokenizedCorpus
@@ -28,7 +29,7 @@ SAVES = 50  # of the state, in a whole training: a kill costs at most this share
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides the weights, apart from the device."""
+    """Everything that decides the weights, apart from the device, and how fast they come about."""
 
     genome: BackboneGenome
     pool: OptionPool
@@ -40,14 +41,14 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As plain data."""
+        """What decides the weights, as plain data."""
         return {
             "genome": str(self.genome.canonical(self.pool)),
             "pool": self.pool.to_dict(),
             "width": self.width,
             "tie_embeddings": self.tie_embeddings,
             "data": self.data.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json", exclude=set(SPEED_ALONE)),
             "seed": self.seed,
         }
 
@@ -82,7 +83,8 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         # Fields that it was written without have their defaults.
         pool = OptionPool.from_dict(data["settings"]["pool"])
         training = TrainingRecipe.model_validate(data["settings"]["training"])
-        saved = {**data["settings"], "pool": pool.to_dict(), "training": training.model_dump(mode="json")}
+        settings = training.model_dump(mode="json", exclude=set(SPEED_ALONE))
+        saved = {**data["settings"], "pool": pool.to_dict(), "training": settings}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, StarError):
             raise

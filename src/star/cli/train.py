@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from star.cli.job import Job, Record
     from star.cli.targets import ArchitectureTarget
     from star.synthesis import Recipe
+    from star.training import TrainingRecipe
 
 BASE_RECIPE = "default"
 LONGER = 10  # default budget over that of the search
 FEWEST_STEPS = 8  # that a budget below the recipe's batch is cut into, where the length allows
+GRADIENT_BYTES = 1 << 31  # that parts of a batch which are computed side by side may take together
 CHECKPOINTS = Path("checkpoints")
 
 
@@ -50,7 +53,9 @@ def run(
         Path | None, typer.Option(help="Folder of the checkpoint; an unfinished training in it is continued.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: cuda where there is one.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads, which compute parts of a batch side by side; default: all cores.")
+    ] = None,
     matmul: Annotated[
         str | None,
         typer.Option(help="What multiplies float32 matrices on CPUs: default or onednn; default: the recipe's."),
@@ -80,11 +85,14 @@ def run(
             "training.batch_tokens": _fitting_batch(base, tokens, length, batch_tokens),
             "training.tokens": tokens,
             "training.peak_learning_rate": learning_rate,
-            "training.threads": usable_cores() if threads is None else threads,
+            "training.threads": threads,
+            "training.replicas": 1,  # of a search; those of this training follow from the threads
             "training.matmul": matmul,
         }
     )
+    device = default_device() if device is None else device
     job = _job(architecture, recipe, seed)
+    job = replace(job, training=_on_all_threads(job, usable_cores() if threads is None else threads, device))
     folder = out or CHECKPOINTS / default_name(architecture, job)
     say(f"checkpoint folder: {folder}", err=True)
     record = finished_record(job, folder)
@@ -96,7 +104,7 @@ def run(
                 corpus = prepare(job.data, length=job.training.length, progress=reading)
             say(f"text: {corpus.description}", err=True)
             with training_progress(architecture.name) as on_step:
-                record = train_job(job, corpus, folder, device=device or default_device(), on_step=on_step)
+                record = train_job(job, corpus, folder, device=device, on_step=on_step)
         except KeyboardInterrupt:
             command = shlex.join(["star", *sys.argv[1:]])
             say(f"Interrupted; the same command continues the training: `{command}`.", err=True)
@@ -136,6 +144,17 @@ def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:
         training=recipe.training,
         seed=seed,
     )
+
+
+def _on_all_threads(job: Job, threads: int, device: str) -> TrainingRecipe:
+    """The job's training on `threads` CPU threads: on a CPU parts of its batches side by side, as many as there are
+    threads and as the memory for their gradients allows."""
+    from star.lm.cost import analyse
+
+    if not device.startswith("cpu"):
+        return job.training.replace(threads=threads)
+    cost = analyse(job.genome, job.pool, width=job.width, length=job.training.length)
+    return job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * cost.parameters))
 
 
 def default_name(architecture: ArchitectureTarget, job: Job) -> str:

@@ -56,8 +56,9 @@ class Setting:
         return f"{self.workers} at once, {self.threads} thread(s) each, {self.precision}{products}, {parts}{compiled}"
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with this setting in place of its own."""
+        """The recipe with this setting in place of its own; processes take the place of replicas."""
         training = recipe.training.replace(
+            replicas=1,
             threads=self.threads,
             precision=self.precision,
             micro_batch_tokens=self.micro_batch_tokens,

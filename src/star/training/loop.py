@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -19,7 +20,8 @@ from star.training.compilation import compiled
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
 from star.training.precision import autocast, multiplying, own_randomness, seed_generators, threads
-from star.training.recipe import Schedule, TrainingRecipe
+from star.training.recipe import SPEED_ALONE, Schedule, TrainingRecipe
+from star.training.replicas import Replicas
 from star.training.schedule import learning_rate
 
 
@@ -80,8 +82,9 @@ def train(
             threads(recipe.threads),
             own_randomness(device),
             compiled(model, recipe.compile),
+            Replicas(recipe.replicas if device.type == "cpu" else 1, recipe.threads) as replicas,
         ):
-            return _Training(model, corpus, recipe, seed, device, checkpoint).run(on_step)
+            return _Training(model, corpus, recipe, seed, device, checkpoint, replicas).run(on_step)
     finally:
         model.train(was_training)
 
@@ -97,8 +100,10 @@ class _Training:
         seed: int,
         device: torch.device,
         policy: CheckpointPolicy | None,
+        replicas: Replicas,
     ) -> None:
         self.model, self.recipe, self.seed, self.device, self.policy = model, recipe, seed, device, policy
+        self.replicas = replicas
         self.loss = cast("Callable[[Tensor, Tensor], Tensor]", model.loss)
         self.width: int | None = getattr(model, "width", None)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -107,11 +112,11 @@ class _Training:
         self.curve: list[tuple[int, float]] = []
         self.step = 0
         self.seconds_before = 0.0
-        # validation_tokens is not part of it: it says how the result is measured, not how it comes about.
+        # Not part of it: how the result is measured, and what only its speed depends on.
         self.identity = {
             "corpus": corpus.digest,
             "seed": seed,
-            "recipe": recipe.model_dump(mode="json", exclude={"validation_tokens"}),
+            "recipe": recipe.model_dump(mode="json", exclude={"validation_tokens", *SPEED_ALONE}),
         }
         if policy and policy.every_tokens is None:
             if recipe.schedule is not Schedule.TRAPEZOID:
@@ -174,15 +179,16 @@ class _Training:
 
     def accumulate(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Adds the gradients of a batch [B, L], micro-batch by micro-batch; returns its mean loss."""
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
         size = self.recipe.micro_batch_size
-        for part, expected in zip(tokens.split(size), targets.split(size), strict=True):
+        parts = list(zip(tokens.split(size), targets.split(size), strict=True))
+
+        def share_of_loss(part: Tensor, expected: Tensor) -> Tensor:
             with autocast(self.recipe.precision, self.device, self.width):
                 loss = self.loss(part.to(self.device), expected.to(self.device))
-            share = len(part) / len(tokens)  # the last micro-batch may be smaller
-            (loss * share).backward()
-            total += loss.detach().float() * share
-        return total
+            return loss * (len(part) / len(tokens))  # the last micro-batch may be smaller
+
+        losses = self.replicas.accumulate([partial(share_of_loss, *part) for part in parts], self.parameters)
+        return torch.stack(losses).float().sum()
 
     def saves(self, policy: CheckpointPolicy, tokens: int) -> bool:
         """Whether there is a checkpoint after the step that has just reached `tokens`."""

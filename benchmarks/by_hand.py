@@ -1,8 +1,8 @@
 """A training step of pairs of softmax attention and the gated unit, written out by hand in operations of PyTorch.
 
-No automatic differentiation, no modules, and no memory that is asked for twice: each operation writes where the next
-one reads, some sequences at a time. Scales of norms count as parts of the weights that follow them. What is left is
-what a version made of PyTorch's operations has to run; `training.py` shows its time beside those of real ones.
+No automatic differentiation, no modules, and hardly any memory that is asked for twice: each operation writes where the
+next one reads, some sequences at a time. Scales of norms count as parts of the weights that follow them. It shows what
+a version made of PyTorch's operations can come to; `training.py` shows its time beside those of real ones.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-SEQUENCES = 8  # at a time; measured: 16 take as long, 4 and 2 longer
+SEQUENCES = 8  # at a time; measured: 16 and 4 take as long, 2 longer
 
 attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -7,7 +7,7 @@ layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a compari
 machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
 Beside them stand the products of matrices alone that every one of them has to compute, the same with the attention
 that PyTorch computes for Llama as for our portable version, and a whole step written out by hand (`by_hand.py`). With
-more threads, peers split each operation among them, ours the batch (`training.replicas`), and nothing else stands
+more threads, peers split each operation among them, ours the batch (`star.training.replicas`), and nothing else stands
 beside them. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -116,7 +117,6 @@ def test_threads_compute_parts_of_a_batch_side_by_side(star, text: Path, tmp_pat
     assert star("train", GENOME, "--data", text, *settings, "--threads", "2", "--out", tmp_path / "two").status == 0
     training = json.loads((tmp_path / "two" / "training.json").read_text())["settings"]["training"]
     assert (training["threads"], training["micro_batch_tokens"]) == (1, 512)
-    assert "replicas" not in training  # they decide nothing
 
     model = LanguageModel.from_genome(
         GENOME, pool=OptionPool.paper(), width=32, vocab_size=ByteTokenizer().vocab_size, length=32, seed=0
@@ -126,6 +126,46 @@ def test_threads_compute_parts_of_a_batch_side_by_side(star, text: Path, tmp_pat
     trained = LanguageModel.load(tmp_path / "two")
     for found, expected in zip(trained.parameters(), model.parameters(), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_other_threads_continue_a_training_as_it_was_begun(
+    star, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun with two threads for each operation and whole batches, as a machine of two cores once did."""
+    settings = ("--width", "32", "--length", "32", "--tokens", "4096", "--batch-tokens", "1024")
+    out = tmp_path / "model"
+    assert star("train", GENOME, "--data", text, *settings, "--threads", "1", "--out", out).status == 0
+    expected = LanguageModel.load(out)
+    for threads in ("1", "2", "7"):
+        answer = star("train", GENOME, "--data", text, *settings, "--threads", threads, "--out", out)
+        assert "finished already" in answer.err
+
+    for name in ("model.safetensors", "config.json"):
+        (out / name).unlink()
+    record = json.loads((out / "training.json").read_text())
+    (out / "training.json").write_text(json.dumps({**record, "result": None}))
+    assert star("train", GENOME, "--data", text, *settings, "--threads", "2", "--out", out).status == 0
+    again = json.loads((out / "training.json").read_text())["settings"]["training"]
+    assert (again["threads"], again["micro_batch_tokens"]) == (1, None)
+    found = LanguageModel.load(out)
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("width", "device", "parts"), [("32", "cpu", 8), ("512", "cpu", 4), ("32", "cuda", 1)])
+def test_batches_are_cut_for_the_cpu_as_far_as_gradients_fit(
+    monkeypatch: pytest.MonkeyPatch, width: str, device: str, parts: int
+) -> None:
+    from star.cli import train as command
+    from star.cli.targets import resolve_architecture
+    from star.synthesis import Recipe
+
+    recipe = Recipe.load("default").override({"model.width": width, "training.batch_tokens": 8192})
+    architecture = resolve_architecture(GENOME, depth=None, preset_depth=8, pool=None, extend=None)
+    job = command._job(architecture, recipe, seed=0)
+    monkeypatch.setattr(command, "GRADIENT_BYTES", 4 * 4 * 40_000_000)
+    cut = command._side_by_side(job, 8, device).training
+    assert math.ceil(cut.batch_size / cut.micro_batch_size) == parts
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ from star.lm import LanguageModel
 from star.training import CheckpointPolicy, StepReport, TrainingRecipe, train
 from star.training.replicas import Replicas
 
-PATIENCE = 60.0  # seconds in which a replica meets another
+SHARING = "21111 91111 21211 91211"  # LIVs that share feature groups, so weights that are used twice
+PATIENCE = 20.0  # seconds in which a replica meets another
 
 
 def still() -> TinyModel:
@@ -39,9 +41,52 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 def test_replicas_change_no_bit(corpus: TokenizedCorpus, recipe: TrainingRecipe, replicas: int, micro: int) -> None:
     alone, together = still(), still()
     first = train(alone, corpus, recipe.replace(micro_batch_tokens=micro), seed=0)
-    second = train(together, corpus, recipe.replace(micro_batch_tokens=micro, replicas=replicas), seed=0)
+    second = train(together, corpus, recipe.replace(micro_batch_tokens=micro), seed=0, replicas=replicas)
     assert same(alone, together)
     assert first.curve == second.curve
+
+
+def test_gradients_are_added_in_the_order_of_the_batch() -> None:
+    """Though the first part is ready last. With (1e8 + 1) − 1e8 float32 tells one order from another."""
+    ready = threading.Event()
+    parameter = torch.zeros(1, requires_grad=True)
+
+    def first() -> Tensor:
+        assert ready.wait(PATIENCE)
+        return 1e8 * parameter.sum()
+
+    def second() -> Tensor:
+        return parameter.sum()
+
+    def third() -> Tensor:
+        ready.set()
+        return -1e8 * parameter.sum()
+
+    with Replicas(3, threads=1) as side_by_side:
+        side_by_side.accumulate([first, second, third], [parameter])
+    assert parameter.grad == torch.tensor(1e8) + 1 - 1e8 != 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_bf16_changes_no_bit_either(corpus: TokenizedCorpus, recipe: TrainingRecipe, seed: int) -> None:
+    """Autocast keeps weights that were cast before for all threads of a process, unless it is told not to."""
+    models = [
+        LanguageModel.from_genome(SHARING, width=64, vocab_size=corpus.vocab_size, length=16, seed=seed)
+        for _ in range(3)
+    ]
+    parts = recipe.replace(micro_batch_tokens=16, precision="bf16")
+    for model, replicas in zip(models, (1, 4, 4), strict=True):
+        train(model, corpus, parts, seed=0, replicas=replicas)
+    assert same(models[0], models[1])
+    assert same(models[0], models[2])
+
+
+@pytest.mark.parametrize("change", [{"compile": True}, {"matmul": "onednn"}])
+def test_settings_of_a_whole_process_are_refused(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, change: dict[str, Any]
+) -> None:
+    with pytest.raises(StarError, match="single replica"):
+        train(still(), corpus, recipe.replace(micro_batch_tokens=16, **change), seed=0, replicas=2)
 
 
 def gradients(model: LanguageModel, parts: list[Tensor], replicas: int) -> list[Tensor | None]:
@@ -90,7 +135,7 @@ def test_they_really_run_at_the_same_time_with_the_callers_kernels(
 
     with forced("portable"):
         expected = forced_implementation()
-        train(Meeting(dropout=0.0), corpus, recipe.replace(micro_batch_tokens=16, replicas=2, threads=3), seed=0)
+        train(Meeting(dropout=0.0), corpus, recipe.replace(micro_batch_tokens=16, threads=3), seed=0, replicas=2)
     assert seen == {(expected, 3)}
 
 
@@ -119,8 +164,8 @@ def test_parameters_whose_gradients_are_one_tensor_get_their_own() -> None:
 
 
 def test_a_model_that_draws_random_numbers_is_refused(corpus: TokenizedCorpus, recipe: TrainingRecipe) -> None:
-    with pytest.raises(StarError, match=r"draws random numbers.*training\.replicas = 1"):
-        train(TinyModel(dropout=0.5), corpus, recipe.replace(micro_batch_tokens=32, replicas=2), seed=0)
+    with pytest.raises(StarError, match=r"draws random numbers.*single one"):
+        train(TinyModel(dropout=0.5), corpus, recipe.replace(micro_batch_tokens=32), seed=0, replicas=2)
 
 
 def test_an_error_in_a_replica_is_the_trainings(corpus: TokenizedCorpus, recipe: TrainingRecipe) -> None:
@@ -131,7 +176,7 @@ def test_an_error_in_a_replica_is_the_trainings(corpus: TokenizedCorpus, recipe:
             return super().loss(tokens, targets)
 
     with pytest.raises(RuntimeError, match="broken"):
-        train(Broken(dropout=0.0), corpus, recipe.replace(micro_batch_tokens=32, replicas=2), seed=0)
+        train(Broken(dropout=0.0), corpus, recipe.replace(micro_batch_tokens=32), seed=0, replicas=2)
     assert not [one for one in threading.enumerate() if one.name.startswith("replica")]
 
 
@@ -148,9 +193,9 @@ def test_a_training_continues_with_another_number_of_replicas(
 
     policy = CheckpointPolicy(tmp_path, 64)
     with pytest.raises(KeyboardInterrupt):
-        train(cut, corpus, parts.replace(replicas=4), seed=0, checkpoint=policy, on_step=stop)
+        train(cut, corpus, parts, seed=0, checkpoint=policy, on_step=stop, replicas=4)
     again = still()
     seen: list[int] = []
-    train(again, corpus, parts.replace(replicas=2), seed=0, checkpoint=policy, on_step=lambda at: seen.append(at.step))
+    train(again, corpus, parts, seed=0, checkpoint=policy, on_step=lambda at: seen.append(at.step), replicas=2)
     assert seen[0] > 1
     assert same(whole, again)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -85,28 +86,14 @@ def test_another_budget_keeps_the_share_of_the_warm_up() -> None:
     assert (recipe.tokens, recipe.warmup_tokens) == (50_000, 5000)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"replicas": 2}, "replicas = 2, but a step has 1 micro-batch:"),
-        ({"replicas": 4, "micro_batch_tokens": 400}, "replicas = 4, but a step has 3 micro-batches:"),
-        ({"replicas": 2, "micro_batch_tokens": 100, "compile": True}, "compile = true"),
-        ({"replicas": 2, "micro_batch_tokens": 100, "matmul": "onednn"}, "matmul = 'onednn'"),
-        ({"replicas": 0}, "replicas"),
-    ],
-)
-def test_replicas_that_would_idle_or_disturb_each_other_are_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(StarError, match=words):
-        TrainingRecipe(**SMALL, **change)
-
-
 @given(
     st.integers(1, 40), st.one_of(st.none(), st.integers(1, 40)), st.integers(1, 64), st.integers(0, 64), st.booleans()
 )
-def test_threads_are_shared_between_parts_of_a_batch(
+def test_threads_are_shared_between_parts_of_a_micro_batch(
     batch: int, micro: int | None, threads: int, most: int, compiled: bool
 ) -> None:
-    """All sequences are in parts of nearly one size, no larger than asked for, and no thread is taken twice."""
+    """No thread is taken twice; of parts at a time there are `most`, and what of the next micro-batch fits threads that
+    are left over."""
     before = TrainingRecipe(
         tokens=1000,
         batch_tokens=10 * batch,
@@ -116,13 +103,20 @@ def test_threads_are_shared_between_parts_of_a_batch(
         compile=compiled,
     )
     after = before.side_by_side(threads, most)
-    assert after.replicas * after.threads <= threads
-    if min(batch, threads, most) < 2 or compiled:
-        assert (after.threads, after.replicas, after.micro_batch_tokens) == (threads, 1, before.micro_batch_tokens)
+    replicas = after.replicas(threads)
+    assert after.replace(threads=1, micro_batch_tokens=None) == before.replace(threads=1, micro_batch_tokens=None)
+    assert replicas * after.threads <= threads
+    if compiled or min(before.micro_batch_size, threads, most) < 2:
+        assert (after.threads, after.micro_batch_tokens) == (threads, before.micro_batch_tokens)
+        assert replicas == 1
     else:
-        parts = -(-batch // after.micro_batch_size)
-        assert 2 <= after.replicas <= min(threads, most, parts)
-        assert after.micro_batch_size <= before.micro_batch_size
-        assert after.replace(threads=1, replicas=1, micro_batch_tokens=None) == before.replace(
-            threads=1, replicas=1, micro_batch_tokens=None
-        )
+        parts = math.ceil(before.micro_batch_size / after.micro_batch_size)
+        assert 2 <= parts <= min(most, threads)
+        assert parts <= replicas < 2 * parts
+        assert replicas == parts or after.threads * (parts + 1) <= threads
+
+
+@pytest.mark.parametrize(("threads", "replicas"), [(1, 1), (3, 1), (4, 2), (7, 3), (64, 3)])
+def test_other_machines_compute_as_many_micro_batches_at_a_time_as_they_can(threads: int, replicas: int) -> None:
+    recipe = TrainingRecipe(**SMALL, threads=2, micro_batch_tokens=400)  # 3 in a batch
+    assert recipe.replicas(threads) == replicas

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from star.data import DataRecipe
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
 from star.training import Diverged, TrainingRecipe
-from star.training.recipe import SPEED_ALONE
 
 if TYPE_CHECKING:
     from star.data import TokenizedCorpus
@@ -29,7 +28,7 @@ SAVES = 50  # of the state, in a whole training: a kill costs at most this share
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that decides the weights, apart from the device, and how fast they come about."""
+    """Everything that decides the weights, apart from the device."""
 
     genome: BackboneGenome
     pool: OptionPool
@@ -41,14 +40,14 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the weights, as plain data."""
+        """As plain data."""
         return {
             "genome": str(self.genome.canonical(self.pool)),
             "pool": self.pool.to_dict(),
             "width": self.width,
             "tie_embeddings": self.tie_embeddings,
             "data": self.data.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json", exclude=set(SPEED_ALONE)),
+            "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
         }
 
@@ -83,8 +82,7 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         # Fields that it was written without have their defaults.
         pool = OptionPool.from_dict(data["settings"]["pool"])
         training = TrainingRecipe.model_validate(data["settings"]["training"])
-        settings = training.model_dump(mode="json", exclude=set(SPEED_ALONE))
-        saved = {**data["settings"], "pool": pool.to_dict(), "training": settings}
+        saved = {**data["settings"], "pool": pool.to_dict(), "training": training.model_dump(mode="json")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, StarError):
             raise
@@ -100,15 +98,29 @@ def finished_record(job: Job, folder: Path) -> Record | None:
     return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
 
 
+def as_begun(job: Job, folder: Path) -> Job:
+    """The job with the threads and micro-batches of what `folder` holds, if anything, so that any machine continues it
+    to the same weights."""
+    try:
+        training = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["settings"]["training"]
+        begun = {name: training[name] for name in ("threads", "micro_batch_tokens")}
+        return replace(job, training=job.training.replace(**begun))
+    except (OSError, ValueError, KeyError, TypeError, StarError):  # `finished_record` tells what is wrong
+        return job
+
+
 def train_job(
     job: Job,
     corpus: TokenizedCorpus,
     folder: Path,
     *,
     device: str,
+    threads: int,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Record:
     """Train `job` in `folder`, from where it was left, and write the checkpoint: weights, config, tokenizer, record.
+
+    On a CPU `threads` in all compute as many micro-batches at a time as they can.
 
     Raises StarError where training diverges, the folder cannot be written, the device does not exist, or the recipe's
     library for products cannot be used on it.
@@ -117,7 +129,8 @@ def train_job(
 
     from star.evaluation import perplexity
     from star.lm import LanguageModel
-    from star.training import CheckpointPolicy, threads, train
+    from star.training import CheckpointPolicy, train
+    from star.training import threads as on_threads
     from star.training.precision import require_matmul
 
     _require_device(device)
@@ -126,7 +139,7 @@ def train_job(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_record(job, folder, None)
-        with threads(recipe.threads):
+        with on_threads(recipe.threads):
             model = LanguageModel.from_genome(
                 job.genome.canonical(job.pool),
                 pool=job.pool,
@@ -138,7 +151,17 @@ def train_job(
             )
             state = folder / STATE_FOLDER
             policy = CheckpointPolicy(state, max(recipe.step_tokens, recipe.tokens // SAVES))
-            result = train(model, corpus, recipe, seed=job.seed, device=device, on_step=on_step, checkpoint=policy)
+            result = train(
+                model,
+                corpus,
+                recipe,
+                seed=job.seed,
+                device=device,
+                on_step=on_step,
+                checkpoint=policy,
+                replicas=recipe.replicas(threads),
+            )
+        with on_threads(max(threads, recipe.threads)):
             evaluation = perplexity(
                 model,
                 corpus.validation,

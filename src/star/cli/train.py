@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from star.cli.job import Job, Record
     from star.cli.targets import ArchitectureTarget
     from star.synthesis import Recipe
-    from star.training import TrainingRecipe
 
 BASE_RECIPE = "default"
 LONGER = 10  # default budget over that of the search
 FEWEST_STEPS = 8  # that a budget below the recipe's batch is cut into, where the length allows
 GRADIENT_BYTES = 1 << 31  # that parts of a batch which are computed side by side may take together
+MOST_TOKENS = 1 << 16  # of a vocabulary that is not known before the text is read
 CHECKPOINTS = Path("checkpoints")
 
 
@@ -65,7 +65,7 @@ def run(
 
     A training that is interrupted or killed continues exactly where its last state was saved, with the same command.
     """
-    from star.cli.job import finished_record, train_job
+    from star.cli.job import as_begun, finished_record, train_job
     from star.cli.progress import corpus_progress, training_progress
     from star.cli.targets import resolve_architecture
     from star.data import prepare
@@ -86,14 +86,13 @@ def run(
             "training.tokens": tokens,
             "training.peak_learning_rate": learning_rate,
             "training.threads": threads,
-            "training.replicas": 1,  # of a search; those of this training follow from the threads
             "training.matmul": matmul,
         }
     )
-    device = default_device() if device is None else device
-    job = _job(architecture, recipe, seed)
-    job = replace(job, training=_on_all_threads(job, usable_cores() if threads is None else threads, device))
+    threads, device = threads or usable_cores(), device or default_device()
+    job = _job(architecture, recipe.override({"training.threads": threads}), seed)
     folder = out or CHECKPOINTS / default_name(architecture, job)
+    job = as_begun(_side_by_side(job, threads, device), folder)
     say(f"checkpoint folder: {folder}", err=True)
     record = finished_record(job, folder)
     if record is not None:
@@ -104,7 +103,7 @@ def run(
                 corpus = prepare(job.data, length=job.training.length, progress=reading)
             say(f"text: {corpus.description}", err=True)
             with training_progress(architecture.name) as on_step:
-                record = train_job(job, corpus, folder, device=device, on_step=on_step)
+                record = train_job(job, corpus, folder, device=device, threads=threads, on_step=on_step)
         except KeyboardInterrupt:
             command = shlex.join(["star", *sys.argv[1:]])
             say(f"Interrupted; the same command continues the training: `{command}`.", err=True)
@@ -146,15 +145,15 @@ def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:
     )
 
 
-def _on_all_threads(job: Job, threads: int, device: str) -> TrainingRecipe:
-    """The job's training on `threads` CPU threads: on a CPU parts of its batches side by side, as many as there are
-    threads and as the memory for their gradients allows."""
+def _side_by_side(job: Job, threads: int, device: str) -> Job:
+    """The job cut for `threads` CPU threads, if it runs there, as far as the memory for gradients allows."""
     from star.lm.cost import analyse
 
     if not device.startswith("cpu"):
-        return job.training.replace(threads=threads)
+        return job
     cost = analyse(job.genome, job.pool, width=job.width, length=job.training.length)
-    return job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * cost.parameters))
+    parameters = cost.parameters + (1 if job.tie_embeddings else 2) * MOST_TOKENS * job.width
+    return replace(job, training=job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * parameters)))
 
 
 def default_name(architecture: ArchitectureTarget, job: Job) -> str:

@@ -56,9 +56,8 @@ class Setting:
         return f"{self.workers} at once, {self.threads} thread(s) each, {self.precision}{products}, {parts}{compiled}"
 
     def applied(self, recipe: Recipe) -> Recipe:
-        """The recipe with this setting in place of its own; processes take the place of replicas."""
+        """The recipe with this setting in place of its own."""
         training = recipe.training.replace(
-            replicas=1,
             threads=self.threads,
             precision=self.precision,
             micro_batch_tokens=self.micro_batch_tokens,

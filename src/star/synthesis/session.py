@@ -477,5 +477,5 @@ def devices() -> list[str]:
 
 def default_workers(recipe: Recipe) -> int:
     """One for each CUDA device; without any, as many as the cores carry at the recipe's threads for each."""
-    found, training = devices(), recipe.training
-    return len(found) if found != ["cpu"] else max(1, usable_cores() // (training.threads * training.replicas))
+    found = devices()
+    return len(found) if found != ["cpu"] else max(1, usable_cores() // recipe.training.threads)

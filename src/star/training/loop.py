@@ -20,7 +20,7 @@ from star.training.compilation import compiled
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
 from star.training.precision import autocast, multiplying, own_randomness, seed_generators, threads
-from star.training.recipe import SPEED_ALONE, Schedule, TrainingRecipe
+from star.training.recipe import Schedule, TrainingRecipe
 from star.training.replicas import Replicas
 from star.training.schedule import learning_rate
 
@@ -60,20 +60,26 @@ def train(
     device: torch.device | str = "cpu",
     on_step: Callable[[StepReport], None] | None = None,
     checkpoint: CheckpointPolicy | None = None,
+    replicas: int = 1,
 ) -> TrainingResult:
     """Trains `model` in place on the training side of `corpus` and leaves it on `device`.
 
     `model.loss(tokens, targets)`, both [B, L] int64, must return the scalar mean loss in nats. On CPU the result is a
     function of (initial weights, corpus, recipe, seed), bit by bit on one kind of machine. The caller's threads,
     random numbers and library for products are restored. With `checkpoint`, a training that was killed continues from
-    its last checkpoint and ends with the same weights. An exception from `on_step` ends the training and is passed on.
+    its last checkpoint and ends with the same weights. An exception from `on_step` ends the training and is
+    passed on. On CPU, `replicas` micro-batches are computed at a time, each on the recipe's threads; no bit of the
+    result depends on it.
 
     Raises:
         Diverged: the loss or the gradient is not finite, or the loss explodes. The model is not fit for use then.
         StarError: the corpus is too small, the checkpoint folder belongs to another training, or the recipe's
-            library for products would not multiply in float32 on this CPU.
+            library for products would not multiply in float32 on this CPU; or several replicas with a model that
+            draws random numbers, with compilation or oneDNN.
     """
     device = torch.device(device)
+    if replicas > 1 and recipe.claims_process:
+        raise StarError("training.compile and training.matmul hold for a whole process: train in a single replica")
     was_training = model.training
     model.to(device).train()
     try:
@@ -82,9 +88,9 @@ def train(
             threads(recipe.threads),
             own_randomness(device),
             compiled(model, recipe.compile),
-            Replicas(recipe.replicas if device.type == "cpu" else 1, recipe.threads) as replicas,
+            Replicas(replicas if device.type == "cpu" else 1, recipe.threads) as side_by_side,
         ):
-            return _Training(model, corpus, recipe, seed, device, checkpoint, replicas).run(on_step)
+            return _Training(model, corpus, recipe, seed, device, checkpoint, side_by_side).run(on_step)
     finally:
         model.train(was_training)
 
@@ -112,11 +118,11 @@ class _Training:
         self.curve: list[tuple[int, float]] = []
         self.step = 0
         self.seconds_before = 0.0
-        # Not part of it: how the result is measured, and what only its speed depends on.
+        # validation_tokens is not part of it: it says how the result is measured, not how it comes about.
         self.identity = {
             "corpus": corpus.digest,
             "seed": seed,
-            "recipe": recipe.model_dump(mode="json", exclude={"validation_tokens", *SPEED_ALONE}),
+            "recipe": recipe.model_dump(mode="json", exclude={"validation_tokens"}),
         }
         if policy and policy.every_tokens is None:
             if recipe.schedule is not Schedule.TRAPEZOID:
@@ -188,7 +194,7 @@ class _Training:
             return loss * (len(part) / len(tokens))  # the last micro-batch may be smaller
 
         losses = self.replicas.accumulate([partial(share_of_loss, *part) for part in parts], self.parameters)
-        return torch.stack(losses).float().sum()
+        return sum((loss.float() for loss in losses), torch.zeros((), device=self.device))
 
     def saves(self, policy: CheckpointPolicy, tokens: int) -> bool:
         """Whether there is a checkpoint after the step that has just reached `tokens`."""

@@ -18,7 +18,8 @@ TILES_PAY = 128  # channels; with fewer, the native kernels and products of fp32
 def autocast(precision: Precision, device: torch.device, width: int | None) -> AbstractContextManager[object]:
     """The context for forward passes: bf16 autocast where `uses_bf16`, else nothing."""
     if uses_bf16(precision, device, width):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        # Weights cast before are shared by all threads of a process, and forgotten when one of them leaves its context.
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 

@@ -34,8 +34,6 @@ class Schedule(enum.StrEnum):
     TRAPEZOID = "trapezoid"  # constant, then a short linear decay: all before the decay is the same for any budget
 
 
-SPEED_ALONE = frozenset({"replicas"})  # settings that the result does not depend on
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -73,9 +71,6 @@ class TrainingRecipe(CheckedModel):
         default=Matmul.DEFAULT, description="what multiplies float32 matrices on CPUs, see docs/performance.md"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads; part of the recipe: sums depend on it")
-    replicas: int = Field(
-        default=1, ge=1, le=1024, description="micro-batches computed at a time on a CPU, each on `threads` threads"
-    )
     validation_tokens: int = Field(default=65_536, gt=0, description="held-out tokens that perplexity is measured on")
 
     @property
@@ -109,17 +104,28 @@ class TrainingRecipe(CheckedModel):
         """The same training with another budget; the warm-up keeps its share of it."""
         return self.replace(tokens=tokens, warmup_tokens=self.warmup_tokens * tokens // self.tokens)
 
-    def side_by_side(self, threads: int, most: int) -> Self:
-        """The same training for `threads` CPU threads in all: parts of a batch at the same time, but `most` of them.
+    @property
+    def claims_process(self) -> bool:
+        """Whether a setting holds for a whole process, and micro-batches for one after the other."""
+        return self.compile or self.matmul is not Matmul.DEFAULT
 
-        Where that is not to be had, all threads work on each operation.
+    def replicas(self, threads: int) -> int:
+        """How many micro-batches `threads` CPU threads in all can compute at the same time."""
+        if self.claims_process:
+            return 1
+        return max(1, min(threads // self.threads, math.ceil(self.batch_size / self.micro_batch_size)))
+
+    def side_by_side(self, threads: int, most: int) -> Self:
+        """The same training, cut for `threads` CPU threads in all: each micro-batch into as many parts, but `most`.
+
+        Where there is nothing to be cut, all threads work on each operation.
         """
-        wanted = min(threads, self.batch_size, most)
-        if wanted < 2 or self.compile or self.matmul is not Matmul.DEFAULT:
-            return self.replace(threads=threads, replicas=1)
-        size = min(self.micro_batch_size, math.ceil(self.batch_size / wanted))
-        replicas = min(wanted, math.ceil(self.batch_size / size))
-        return self.replace(threads=threads // replicas, replicas=replicas, micro_batch_tokens=size * self.length)
+        wanted = min(threads, most, self.micro_batch_size)
+        if wanted < 2 or self.claims_process:
+            return self.replace(threads=threads)
+        size = math.ceil(self.micro_batch_size / wanted)
+        parts = math.ceil(self.micro_batch_size / size)
+        return self.replace(threads=threads // parts, micro_batch_tokens=size * self.length)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -133,26 +139,9 @@ class TrainingRecipe(CheckedModel):
                 f"warmup_tokens = {self.warmup_tokens} leaves nothing of tokens = {self.tokens}: lower warmup_tokens "
                 "(a tenth of the budget is usual) or raise tokens"
             )
-        if self.replicas > 1:
-            self._require_replicas()
         if self.schedule is Schedule.TRAPEZOID and self.warmup_tokens > self.constant_steps * self.step_tokens:
             raise StarError(
                 f"warmup_tokens = {self.warmup_tokens} reaches into the decay, which begins after "
                 f"{self.constant_steps * self.step_tokens} of {self.tokens} tokens: lower warmup_tokens or decay_share"
             )
         return self
-
-    def _require_replicas(self) -> None:
-        """StarError where some replicas would have nothing to do, or disturb each other."""
-        parts = math.ceil(self.batch_size / self.micro_batch_size)
-        if self.replicas > parts:
-            raise StarError(
-                f"replicas = {self.replicas}, but a step has {parts} micro-batch{'es' if parts > 1 else ''}: lower "
-                "replicas or micro_batch_tokens"
-            )
-        if self.compile or self.matmul is not Matmul.DEFAULT:
-            other = "compile = true" if self.compile else f"matmul = {str(self.matmul)!r}"
-            raise StarError(
-                f"replicas = {self.replicas} cannot be had with {other}, which holds for a whole process: "
-                "set replicas = 1 and raise threads"
-            )

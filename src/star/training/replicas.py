@@ -53,7 +53,7 @@ class Replicas:
         before = torch.default_generator.get_state()
         values = [_added(part, parameters) for part in self._side_by_side(self._pool, losses, parameters)]
         if not torch.equal(before, torch.default_generator.get_state()):
-            raise StarError("this model draws random numbers, which replicas would share: set training.replicas = 1")
+            raise StarError("this model draws random numbers, which replicas would share: train it in a single one")
         return values
 
     def _side_by_side(

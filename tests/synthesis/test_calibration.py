@@ -131,8 +131,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     monkeypatch.setattr(Calibrator, "best", best)
     monkeypatch.setattr("star.synthesis.session.devices", lambda: ["cpu"])
-    monkeypatch.setattr("star.synthesis.session.known", lambda key: None)
-    monkeypatch.setattr("star.synthesis.session.remember", lambda key, calibration: None)
+    monkeypatch.setattr("star.synthesis.calibration.known", lambda key: None)
+    monkeypatch.setattr("star.synthesis.calibration.remember", lambda key, calibration: None)
     return asked
 
 

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from star.caching import cache_folder
 from star.genome import random_genome
 from star.synthesis.executor import Executor, TrialDone, TrialError
+from star.synthesis.local import usable_cores
 from star.synthesis.recipe import Recipe
 from star.synthesis.seeds import derived_seed
 from star.synthesis.trial import Outcome, Report, Trial
+from star.training.recipe import Matmul, Precision
 
 if TYPE_CHECKING:
     from star.data import TokenizedCorpus
@@ -203,6 +205,40 @@ class Calibrator:
                 data_seed=0,
                 function=MEASURE,
             )
+
+
+def known_or_best(calibrator: Calibrator, devices: list[str], workers: int, begin: Callable[[], None]) -> Calibration:
+    """What the cache has for this machine and the calibrator's recipe, else what it measures, which is kept.
+
+    It starts from the recipe's setting with so many ``workers``; ``begin`` is called before the first measurement.
+    """
+    import torch
+
+    from star.liv.kernels import fingerprint
+    from star.liv.kernels.matmul import probe
+    from star.training.precision import uses_bf16
+
+    recipe, training, on_cpu = calibrator.recipe, calibrator.recipe.training, devices == ["cpu"]
+    bf16 = uses_bf16(training.precision, torch.device(devices[0]), recipe.model.width)
+    start = Setting(
+        workers,
+        training.threads,
+        str(Precision.BF16 if bf16 else Precision.FP32),
+        training.micro_batch_tokens,
+        compile=training.compile,
+        matmul=training.matmul,
+    )
+    open_to_others = on_cpu and not bf16 and training.matmul is Matmul.DEFAULT
+    matmuls = [str(each) for each in Matmul] if open_to_others and probe().is_float32 else []
+    machine = f"{devices}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}, {matmuls}"
+    key = key_of(recipe, calibrator.corpus, machine)
+    calibration = known(key)
+    if calibration is None:
+        begin()
+        precisions = [str(Precision.FP32)] if training.precision is Precision.AUTO else []
+        calibration = calibrator.best(start, usable_cores() if on_cpu else None, precisions, matmuls)
+        remember(key, calibration)
+    return calibration
 
 
 def splits(setting: Setting, cores: int) -> list[Setting]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
 from star.synthesis.agreement import CHECKPOINTS, agreed_recipe, require_run_or_empty
-from star.synthesis.calibration import TIMEOUT, Calibration, Calibrator, Setting, key_of, known, remember
+from star.synthesis.calibration import TIMEOUT, Calibration, Calibrator, known_or_best
 from star.synthesis.candidate import Candidate, Rung, Status
 from star.synthesis.events import (
     Calibrated,
@@ -318,42 +318,17 @@ class Session:
         """Settle what trains fastest here, if the recipe asks for it and the run has not done so before."""
         if not self.recipe.search.calibrate or self.store.fact(CALIBRATION) is not None:
             return
-        import torch
-
-        from star.liv.kernels import fingerprint
-        from star.liv.kernels.matmul import probe
-        from star.training.precision import uses_bf16
-        from star.training.recipe import Matmul, Precision
-
         self._require_matmul()
-        recipe, corpus, found = self.recipe, self.ready_corpus(), devices()
-        training, on_cpu = recipe.training, found == ["cpu"]
-        bf16 = uses_bf16(training.precision, torch.device(found[0]), recipe.model.width)
-        precision = str(Precision.BF16 if bf16 else Precision.FP32)
-        # With as many workers as fit, however many there are: their number is to change no result.
-        start = Setting(
-            default_workers(recipe),
-            training.threads,
-            precision,
-            training.micro_batch_tokens,
-            compile=training.compile,
-            matmul=training.matmul,
+        found, log = devices(), self.run / WORKER_LOG
+        calibrator = Calibrator(
+            self.recipe,
+            self.ready_corpus(),
+            lambda workers: LocalExecutor(workers, devices=found, timeout=TIMEOUT, log=log),
         )
-        open_to_others = on_cpu and precision == Precision.FP32 and training.matmul is Matmul.DEFAULT
-        matmuls = [str(each) for each in Matmul] if open_to_others and probe().is_float32 else []
-        cores = usable_cores() if on_cpu else None
-        machine = f"{found}, {usable_cores()} cores, torch {torch.__version__}, {fingerprint()}, {matmuls}"
-        key = key_of(recipe, corpus, machine)
-        calibration = known(key)
-        if calibration is None:
-            self.listener(CalibrationStarted())
-            open_for = [precision, str(Precision.FP32)] if training.precision is Precision.AUTO else [precision]
-            log = self.run / WORKER_LOG
-            calibrator = Calibrator(
-                recipe, corpus, lambda workers: LocalExecutor(workers, devices=found, timeout=TIMEOUT, log=log)
-            )
-            calibration = calibrator.best(start, cores, open_for, matmuls)
-            remember(key, calibration)
+        # With as many workers as fit, however many there are: their number is to change no result.
+        calibration = known_or_best(
+            calibrator, found, default_workers(self.recipe), lambda: self.listener(CalibrationStarted())
+        )
         self.store.put_facts(**{CALIBRATION: calibration.to_json()})
         self.use(calibration)
         self.listener(Calibrated(calibration))

@@ -47,9 +47,9 @@ class Row:
 
 def search(condition: str, run: Path, options: argparse.Namespace) -> dict[str, float]:
     """The search itself, in this process: what was trained, and the seconds that training took."""
+    from star.machine import usable_cores
     from star.synthesis import Candidate, Recipe, evolve
     from star.synthesis.events import CandidateStep, Event
-    from star.synthesis.local import usable_cores
     from star.synthesis.trial import TRAIN_CANDIDATE
 
     recipe = Recipe.load("demo").override(

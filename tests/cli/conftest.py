@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small_runs import Answer, Star, evolve_small
 
-from star.caching import cache_folder
 from star.cli import main
+from star.machine import cache_folder
 
 
 @pytest.fixture

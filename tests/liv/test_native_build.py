@@ -80,6 +80,40 @@ def test_concurrent_processes_compile_once_and_all_load(tmp_path: Path) -> None:
     assert compiled(tmp_path) == 1
 
 
+def test_several_files_are_compiled_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each compiler waits for the other to begin."""
+    for name in ("here", "there"):
+        (native.SOURCES / f"{name}.cpp").write_text((native.SOURCES / "double.cpp").read_text())
+    waiting = tmp_path / "waiting"
+    waiting.write_text(
+        f'#!/bin/sh\ncase "$*" in *-shared*) touch "{tmp_path}/began-$$"; tries=0\n'
+        f"while [ $(ls {tmp_path}/began-* | wc -l) -lt 2 ]; do\n"
+        "tries=$((tries + 1)); [ $tries -lt 100 ] || exit 1; sleep 0.1; done;; esac\n"
+        f'exec {os.environ["CXX"]} "$@"\n'
+    )
+    waiting.chmod(0o755)
+    monkeypatch.setenv("CXX", str(waiting))
+    monkeypatch.setattr(native, "usable_cores", lambda: 2)
+    native.compiler.cache_clear()
+    native.load(["here.cpp", "there.cpp"])
+    assert [twice_21(native.library(f"{name}.cpp")) for name in ("here", "there")] == [42, 42]
+    assert compiled(tmp_path) == 2
+
+
+def test_a_compiler_whose_part_is_killed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.environ["CXX"]
+    killed = tmp_path / "killed"
+    message = "fatal error: Killed signal terminated program cc1plus"
+    killed.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo "{message}" >&2; exit 1;; esac\nexec {real} "$@"\n')
+    killed.chmod(0o755)
+    monkeypatch.setenv("CXX", str(killed))
+    native.forget()
+    assert "Killed" in str(native.library("double.cpp").problem)
+    killed.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    native.forget()
+    assert twice_21(native.library("double.cpp")) == 42
+
+
 def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     first = native.library("double.cpp")
     native.forget()

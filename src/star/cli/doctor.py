@@ -45,10 +45,10 @@ def machine_facts() -> dict[str, Any]:
 
     import torch
 
-    from star.caching import cache_folder
     from star.liv.kernels import triton
     from star.liv.kernels.matmul import probe
     from star.liv.kernels.native import compiler
+    from star.machine import cache_folder
 
     found, products = compiler(), probe()
     return {
@@ -85,7 +85,7 @@ def _operators(device: str) -> list[dict[str, str]]:
 def _devices() -> list[dict[str, str]]:
     import torch
 
-    from star.synthesis.local import usable_cores
+    from star.machine import usable_cores
 
     vectors = torch.backends.cpu.get_cpu_capability()
     devices = [{"name": "cpu", "description": f"{usable_cores()} cores, {vectors}"}]

@@ -69,8 +69,8 @@ def run(
     from star.cli.progress import corpus_progress, training_progress
     from star.cli.targets import resolve_architecture
     from star.data import prepare
+    from star.machine import usable_cores
     from star.synthesis import Recipe
-    from star.synthesis.local import usable_cores
 
     base = Recipe.load(BASE_RECIPE)
     architecture = resolve_architecture(target, depth=depth, preset_depth=base.model.depth, pool=pool, extend=extend)

@@ -16,7 +16,6 @@ from typing import IO
 
 import numpy as np
 
-from star.caching import cache_folder
 from star.data.corpus import FORMAT, CorpusFacts, TokenizedCorpus, token_file
 from star.data.progress import Progress, silent
 from star.data.recipe import BPE_PREFIX, BYTES, DataRecipe, bpe_vocabulary
@@ -24,6 +23,7 @@ from star.data.sources import Source, open_source
 from star.data.split import DIGEST_BYTES, Scan, Side, describe, distinct, scan
 from star.data.tokenizer import ByteTokenizer, ModelTokenizer, Tokenizer
 from star.errors import StarError
+from star.machine import cache_folder
 
 BATCH_CHARACTERS = 1 << 20  # encoded at once: bounds memory, and gives the tokenizer's threads something to share
 ABANDONED_SECONDS = 24 * 3600  # temporary folders this old belong to processes that died

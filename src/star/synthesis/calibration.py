@@ -19,10 +19,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from star.caching import cache_folder
 from star.genome import random_genome
+from star.machine import cache_folder, usable_cores
 from star.synthesis.executor import Executor, TrialDone, TrialError
-from star.synthesis.local import usable_cores
 from star.synthesis.recipe import Recipe
 from star.synthesis.seeds import derived_seed
 from star.synthesis.trial import Outcome, Report, Trial

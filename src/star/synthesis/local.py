@@ -6,7 +6,6 @@ killed worker costs its own trial only, which is tried once more.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import deque
@@ -27,11 +26,6 @@ from star.synthesis.worker import Failure, work
 
 ATTEMPTS = 2
 EXIT_SECONDS = 10.0  # a worker that has answered, or was killed, is given this long to be gone
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_limits(workers: int | None, timeout: float | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool
+from star.machine import usable_cores
 from star.synthesis.agreement import CHECKPOINTS, agreed_recipe, require_run_or_empty
 from star.synthesis.calibration import TIMEOUT, Calibration, Calibrator, known_or_best
 from star.synthesis.candidate import Candidate, Rung, Status
@@ -43,7 +44,7 @@ from star.synthesis.inheritance import (
     kept_names,
     weights_file,
 )
-from star.synthesis.local import LocalExecutor, require_limits, usable_cores
+from star.synthesis.local import LocalExecutor, require_limits
 from star.synthesis.lock import exclusive
 from star.synthesis.objectives import Architecture
 from star.synthesis.recipe import Recipe

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from star.caching import cache_folder
 from star.liv import LIV
+from star.machine import cache_folder
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 VERSIONS = 1024  # of one function that may be compiled: many kinds of LIVs share their code

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from star.liv.kernels import native
 from star.liv.kernels.attention import ATTENTION
-from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced
+from star.liv.kernels.choice import Choice, Implementation, Kernel, choice, forced, forced_implementation
 from star.liv.kernels.convolution import GATED_SHORT_CONVOLUTION, SHORT_CONVOLUTION
 from star.liv.kernels.cross_entropy import HEAD_CROSS_ENTROPY
 from star.liv.kernels.decoding import DECODING
@@ -20,7 +21,6 @@ from star.liv.kernels.linear_attention import LINEAR_ATTENTION
 from star.liv.kernels.liquid_scan import LIQUID_SCAN
 from star.liv.kernels.long_convolution import LONG_CONVOLUTION
 from star.liv.kernels.multi_head_attention import MULTI_HEAD_ATTENTION
-from star.liv.kernels.native import give_notice
 from star.liv.kernels.resample import RESAMPLE
 from star.liv.kernels.rms_norm import RMS_NORM
 from star.liv.kernels.rotary import ROTARY
@@ -51,6 +51,8 @@ __all__ = ["KERNELS", "Choice", "Implementation", "Kernel", "choice", "choices",
 
 def choices(device: str = "cpu") -> list[Choice]:
     """What each operator runs on a device of this machine, and why; compiles for the CPU what has not been."""
+    if torch.device(device).type == "cpu" and forced_implementation() in (None, Implementation.NATIVE):
+        native.load(dict.fromkeys(kernel.native.source for kernel in KERNELS if kernel.native))
     return [choice(kernel, device) for kernel in KERNELS]
 
 
@@ -63,5 +65,5 @@ def fingerprint(device: str = "cpu") -> str:
     found = choices(device)
     for one in found:
         if one.problem:
-            give_notice(one.problem, "triton" if torch.device(device).type == "cuda" else "native")
+            native.give_notice(one.problem, "triton" if torch.device(device).type == "cuda" else "native")
     return ", ".join(f"{one.operator} {one.version}" for one in sorted(found, key=lambda one: one.operator))

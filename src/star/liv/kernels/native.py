@@ -23,7 +23,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from star.caching import cache_folder
+from star.machine import cache_folder, usable_cores
 
 SOURCES = Path(__file__).parent
 INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
@@ -39,6 +40,7 @@ COMPILERS = ("g++", "c++", "clang++")
 # No -ffast-math: it takes away the rounding that the exponential is built on, infinities and NaN.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 COMPILE_SECONDS = 300
+KILLED = "terminated program"  # what a part of a compiler leaves behind that was killed, as where memory is short
 FAILURE_SECONDS = 24 * 3600  # a source that did not compile is not tried again for this long
 
 
@@ -86,7 +88,7 @@ class _Failed(Exception):
 
 
 _libraries: dict[str, Library] = {}
-_loading = threading.Lock()
+_loading: dict[str, threading.Lock] = {}
 
 
 def library(source: str) -> Library:
@@ -94,13 +96,19 @@ def library(source: str) -> Library:
     known = _libraries.get(source)
     if known is not None:
         return known
-    with _loading:
+    with _loading.setdefault(source, threading.Lock()):
         if source not in _libraries:
             try:
                 _libraries[source] = _found(source)
             except _Failed as failed:
                 _libraries[source] = Library(problem=str(failed))
         return _libraries[source]
+
+
+def load(sources: Iterable[str]) -> None:
+    """Find the libraries of C++ files; those that are still to be compiled as many at a time as there are cores."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(library, sources))
 
 
 def forget() -> None:
@@ -259,7 +267,7 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
         if done.returncode or not built.exists():
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             reason = f"{source.name} does not compile ({errors[0].strip() if errors else f'status {done.returncode}'})"
-            if done.returncode == 1:  # the compiler's verdict; not a full disk or a kill
+            if done.returncode == 1 and KILLED not in done.stderr:  # the compiler's verdict; not a full disk
                 record.write_text(reason, encoding="utf-8")
             raise _Failed(reason)
         digest = temporary / "digest"

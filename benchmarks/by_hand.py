@@ -7,10 +7,12 @@ a version made of PyTorch's operations can come to; `training.py` shows its time
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-SEQUENCES = 8  # at a time; measured: 16 and 4 take as long, 2 longer
+SEQUENCES = 8  # at a time, if that divides a batch; measured: 16 and 4 take as long, 2 longer
 
 attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -32,13 +34,13 @@ class Pair:
 class ByHand(nn.Module):
     """`loss` fills the gradients of all parameters. Nothing is learnt: it takes as long as a step that learns."""
 
-    def __init__(self, pairs: int, width: int, hidden: int, vocab: int, length: int, heads: int) -> None:
+    def __init__(self, pairs: int, width: int, hidden: int, vocab: int, batch: int, length: int, heads: int) -> None:
         super().__init__()
-        self.length, self.heads = length, heads
+        self.sequences, self.length, self.heads = math.gcd(SEQUENCES, batch), length, heads
         sizes = [(3 * width, width), (width, width), (hidden, width), (hidden, width), (width, hidden)]
         weights = [nn.Parameter(width**-0.5 * torch.randn(size)) for size in [*sizes * pairs, (vocab, width)]]
         self.weights, self.embedding = nn.ParameterList(weights), weights[-1]
-        tokens = SEQUENCES * length
+        tokens = self.sequences * length
         self.pairs = [Pair(weights[5 * number : 5 * number + 5], tokens) for number in range(pairs)]
         self.y, self.d_y, self.d_z, self.d_attended = (torch.empty(tokens, width) for _ in range(4))
         self.d_product, self.d_gate, self.d_up = (torch.empty(tokens, hidden) for _ in range(3))
@@ -50,10 +52,10 @@ class ByHand(nn.Module):
 
     @torch.no_grad()
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """tokens, targets: [B, L], B a multiple of `SEQUENCES`."""
+        """tokens, targets: [B, L]."""
         for weight in self.weights:
             weight.grad = torch.zeros_like(weight)
-        parts = zip(tokens.split(SEQUENCES), targets.split(SEQUENCES), strict=True)
+        parts = zip(tokens.split(self.sequences), targets.split(self.sequences), strict=True)
         return torch.stack([self._part(part.flatten(), wanted.flatten()) for part, wanted in parts]).mean()
 
     def _part(self, tokens: Tensor, targets: Tensor) -> Tensor:

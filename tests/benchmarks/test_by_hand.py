@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from by_hand import SEQUENCES, ByHand
+from by_hand import ByHand
 
 PAIRS, WIDTH, HIDDEN, VOCAB, LENGTH, HEADS = 2, 32, 48, 50, 24, 2
 
@@ -20,10 +21,11 @@ def normed(x: Tensor) -> Tensor:
     return x * x.square().mean(-1, keepdim=True).rsqrt()
 
 
-def test_gradients_are_those_of_automatic_differentiation() -> None:
+@pytest.mark.parametrize("batch", [4, 12, 16])
+def test_gradients_are_those_of_automatic_differentiation(batch: int) -> None:
     torch.manual_seed(0)
-    model = ByHand(PAIRS, WIDTH, HIDDEN, VOCAB, LENGTH, HEADS)
-    tokens, targets = torch.randint(0, VOCAB, (2, 2 * SEQUENCES, LENGTH)).unbind()
+    model = ByHand(PAIRS, WIDTH, HIDDEN, VOCAB, batch, LENGTH, HEADS)
+    tokens, targets = torch.randint(0, VOCAB, (2, batch, LENGTH)).unbind()
     loss = model.loss(tokens, targets)
 
     weights = [weight.detach().double().requires_grad_() for weight in model.weights]

@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_runs import Star
 
-from star.cli import progress
+from star.cli import job, progress
+from star.cli import train as command
+from star.cli.job import Job, train_job
+from star.cli.targets import resolve_architecture
 from star.cli.writing import pieces
 from star.data import ByteTokenizer, DataRecipe, Tokenizer, prepare
 from star.genome import OptionPool
 from star.lm import LanguageModel
-from star.training import TrainingRecipe
+from star.synthesis import Recipe
+from star.training import StepReport, TrainingRecipe
 from star.training import train as train_model
+from star.training.replicas import Replicas
 
 GENOME = "21111 91111 61111"
+STAR = (sys.executable, "-c", "from star.cli import main; main()")
 SETTINGS = ("--width", "32", "--length", "32", "--tokens", "8192", "--batch-tokens", "1024", "--threads", "1")
 
 
 def train(star: Star, text: Path, out: Path, *more: str):
     return star("train", GENOME, "--data", text, *SETTINGS, "--out", out, *more)
+
+
+@pytest.fixture
+def replicas(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each training computed at a time."""
+    counts: list[int] = []
+
+    class Counted(Replicas):
+        def __init__(self, count: int, threads: int) -> None:
+            counts.append(count)
+            super().__init__(count, threads)
+
+    monkeypatch.setattr("star.training.loop.Replicas", Counted)
+    return counts
+
+
+@contextmanager
+def progress_of(steps: list[int]) -> Iterator[None]:
+    """Notes the number of each step that a command takes."""
+
+    @contextmanager
+    def noting(name: str) -> Iterator[object]:
+        yield lambda report: steps.append(report.step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "training_progress", noting)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -111,12 +150,24 @@ def test_a_budget_below_the_batch_of_the_recipe_takes_smaller_steps(star, text: 
     assert (training["tokens"], training["batch_tokens"]) == (2048, 256)
 
 
-def test_threads_compute_parts_of_a_batch_side_by_side(star, text: Path, tmp_path: Path) -> None:
+def test_threads_compute_parts_of_a_batch_side_by_side(
+    star, text: Path, tmp_path: Path, replicas: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two halves of a batch on two threads give the weights that they give one after the other."""
-    settings = ("--width", "32", "--length", "32", "--tokens", "4096", "--batch-tokens", "1024")
-    assert star("train", GENOME, "--data", text, *settings, "--threads", "2", "--out", tmp_path / "two").status == 0
+    from star import evaluation
+
+    threads: list[int] = []
+    measure = evaluation.perplexity
+
+    def perplexity(*model: Any, **settings: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return measure(*model, **settings)
+
+    monkeypatch.setattr(evaluation, "perplexity", perplexity)
+    assert star("train", GENOME, "--data", text, *SHORTER, "--threads", "2", "--out", tmp_path / "two").status == 0
     training = json.loads((tmp_path / "two" / "training.json").read_text())["settings"]["training"]
     assert (training["threads"], training["micro_batch_tokens"]) == (1, 512)
+    assert (replicas, threads) == ([2], [2])
 
     model = LanguageModel.from_genome(
         GENOME, pool=OptionPool.paper(), width=32, vocab_size=ByteTokenizer().vocab_size, length=32, seed=0
@@ -128,44 +179,136 @@ def test_threads_compute_parts_of_a_batch_side_by_side(star, text: Path, tmp_pat
         assert torch.equal(found, expected)
 
 
-def test_other_threads_continue_a_training_as_it_was_begun(
-    star, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Begun with two threads for each operation and whole batches, as a machine of two cores once did."""
-    settings = ("--width", "32", "--length", "32", "--tokens", "4096", "--batch-tokens", "1024")
-    out = tmp_path / "model"
-    assert star("train", GENOME, "--data", text, *settings, "--threads", "1", "--out", out).status == 0
-    expected = LanguageModel.load(out)
-    for threads in ("1", "2", "7"):
-        answer = star("train", GENOME, "--data", text, *settings, "--threads", threads, "--out", out)
-        assert "finished already" in answer.err
+SHORTER = ("--width", "32", "--length", "32", "--tokens", "4096", "--batch-tokens", "1024")
 
-    for name in ("model.safetensors", "config.json"):
-        (out / name).unlink()
+
+def shorter_job(text: Path, **training: Any) -> Job:
+    """What `train` with `SHORTER` begins on one thread, and changes of its recipe."""
+    settings = {"tokens": 4096, "batch_tokens": 1024, "length": 32, "threads": 1, **training}
+    recipe = Recipe.load("default").override(
+        {"data.source": str(text), "model.width": 32, **{f"training.{name}": value for name, value in settings.items()}}
+    )
+    architecture = resolve_architecture(GENOME, depth=None, preset_depth=8, pool=None, extend=None)
+    return command._job(architecture, recipe, seed=0)
+
+
+def unfinished(text: Path, out: Path, **training: Any) -> Job:
+    """A training as another machine left it after three steps."""
+    job = shorter_job(text, **training)
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise KeyboardInterrupt
+
+    corpus = prepare(job.data, length=32)
+    with pytest.raises(KeyboardInterrupt):
+        train_job(job, corpus, out, device="cpu", threads=1, replicas=1, on_step=stop)
+    return job
+
+
+@pytest.mark.parametrize(
+    ("threads", "micro", "here", "at_a_time"), [(2, None, 1, 1), (2, None, 7, 1), (1, 256, 1, 1), (1, 256, 3, 3)]
+)
+def test_other_threads_continue_a_training_as_it_was_begun(
+    star, text: Path, tmp_path: Path, replicas: list[int], threads: int, micro: int | None, here: int, at_a_time: int
+) -> None:
+    out = tmp_path / "model"
+    job = unfinished(text, out, threads=threads, micro_batch_tokens=micro)
+    seen: list[int] = []
+    with progress_of(seen):
+        answer = star("train", GENOME, "--data", text, *SHORTER, "--threads", str(here), "--out", out)
+    assert answer.status == 0, answer.err
+    assert f"as it was begun: {micro or 1024:,} tokens at a time, on {threads} thread(s)" in answer.err
+    assert seen[0] > 1
+    assert replicas == [1, at_a_time]
     record = json.loads((out / "training.json").read_text())
-    (out / "training.json").write_text(json.dumps({**record, "result": None}))
-    assert star("train", GENOME, "--data", text, *settings, "--threads", "2", "--out", out).status == 0
-    again = json.loads((out / "training.json").read_text())["settings"]["training"]
-    assert (again["threads"], again["micro_batch_tokens"]) == (1, None)
-    found = LanguageModel.load(out)
+    assert record["settings"] == json.loads(json.dumps(job.settings))
+
+    undisturbed = tmp_path / "undisturbed"
+    train_job(job, prepare(job.data, length=32), undisturbed, device="cpu", threads=1, replicas=1)
+    found, expected = (LanguageModel.load(folder) for folder in (out, undisturbed))
     for one, other in zip(found.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("width", "device", "parts"), [("32", "cpu", 8), ("512", "cpu", 4), ("32", "cuda", 1)])
-def test_batches_are_cut_for_the_cpu_as_far_as_gradients_fit(
-    monkeypatch: pytest.MonkeyPatch, width: str, device: str, parts: int
-) -> None:
-    from star.cli import train as command
-    from star.cli.targets import resolve_architecture
-    from star.synthesis import Recipe
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: "",
+        lambda record: record[: len(record) // 2],
+        lambda record: "[]",
+        lambda record: '{"format": 1}',
+        lambda record: record.replace('"threads": 1', '"threads": "many"'),
+        lambda record: record.replace('"training": {', '"training": 7, "other": {'),
+    ],
+)
+def test_a_damaged_record_is_told(star, checkpoint: Path, text: Path, tmp_path: Path, damage) -> None:
+    out = tmp_path / "model"
+    shutil.copytree(checkpoint, out)
+    before = (out / "training.json").read_text()
+    (out / "training.json").write_text(damage(before))
+    assert (out / "training.json").read_text() != before
+    answer = train(star, text, out)
+    assert answer.status == 2
+    assert answer.err.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in answer.err
 
-    recipe = Recipe.load("default").override({"model.width": width, "training.batch_tokens": 8192})
+
+def test_a_checkpoint_without_a_name_is_continued_by_any_machine(
+    star, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is named after the training, not after threads; one that was named with them is found."""
+    folders: list[Path] = []
+
+    def record(asked: Job, corpus: object, folder: Path, **_: object) -> None:
+        folders.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("star.cli.job.train_job", record)
+    monkeypatch.chdir(tmp_path)
+    for threads in ("1", "2", "7"):
+        star("train", GENOME, "--data", text, *SHORTER, "--threads", threads)
+    star("train", GENOME, "--data", text, *SHORTER, "--seed", "1")
+    assert folders[0] == folders[1] == folders[2] != folders[3]
+    assert folders[0].parent == Path("checkpoints")
+
+    settings = json.dumps(shorter_job(text, threads=2).settings, sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    old = folders[0].with_name(f"{folders[0].name[:-8]}{digest}")
+    old.mkdir(parents=True)
+    for threads in ("2", "1"):
+        star("train", GENOME, "--data", text, *SHORTER, "--threads", threads)
+    assert folders[4:] == [old, folders[0]]
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "tied", "parts"),
+    [("32", "cpu", True, 8), ("512", "cpu", True, 4), ("512", "cpu", False, 2), ("32", "cuda", True, 1)],
+)
+def test_batches_are_cut_for_the_cpu_as_far_as_gradients_fit(
+    monkeypatch: pytest.MonkeyPatch, width: str, device: str, tied: bool, parts: int
+) -> None:
+    recipe = Recipe.load("default").override(
+        {"model.width": width, "model.tie_embeddings": tied, "training.batch_tokens": 8192}
+    )
     architecture = resolve_architecture(GENOME, depth=None, preset_depth=8, pool=None, extend=None)
-    job = command._job(architecture, recipe, seed=0)
-    monkeypatch.setattr(command, "GRADIENT_BYTES", 4 * 4 * 40_000_000)
-    cut = command._side_by_side(job, 8, device).training
+    whole = command._job(architecture, recipe, seed=0)
+    monkeypatch.setattr(job, "GRADIENT_BYTES", 4 * 4 * 40_000_000)
+    cut = job.side_by_side(whole, 8, device).training
     assert math.ceil(cut.batch_size / cut.micro_batch_size) == parts
+
+
+def test_no_more_replicas_run_than_gradients_fit(
+    star, text: Path, tmp_path: Path, replicas: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though another machine, with more memory, cut the batch into more parts."""
+    out = tmp_path / "model"
+    unfinished(text, out, threads=1, micro_batch_tokens=128)
+    monkeypatch.setattr(job, "GRADIENT_BYTES", 2 * 4 * 40_000)
+    assert star("train", GENOME, "--data", text, *SHORTER, "--threads", "8", "--out", out).status == 0
+    parameters = sum(one.numel() for one in LanguageModel.load(out).parameters())
+    assert 2 * 40_000 // parameters == 2
+    assert replicas == [1, 2]
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(
@@ -193,6 +336,30 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
     undisturbed, continued = LanguageModel.load(checkpoint).tensors(), LanguageModel.load(out).tensors()
     assert all(torch.equal(undisturbed[name], continued[name]) for name in undisturbed)
+
+
+def test_ctrl_c_ends_replicas_whose_parts_take_long_and_so_do_three(text: Path, tmp_path: Path) -> None:
+    """In a terminal, which interrupts a whole group of processes."""
+    out = tmp_path / "model"
+    settings = ("--width", "256", "--length", "1024", "--tokens", "131072", "--batch-tokens", "65536")
+    training = subprocess.Popen(
+        [*STAR, "train", GENOME, "--data", text, *settings, "--threads", "2", "--out", out],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (out / "training.json").exists():
+        assert training.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)  # a part takes ten
+    for _ in range(3):
+        with suppress(ProcessLookupError):
+            os.killpg(training.pid, signal.SIGINT)
+        time.sleep(0.02)
+    _, said = training.communicate(timeout=120)
+    assert training.returncode == 130
+    assert said.rstrip().splitlines()[-1].startswith("Interrupted; the same command continues")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("change", [("--learning-rate", "0.1"), ("--seed", "1"), ("--tokens", "9216")], ids=" ".join)

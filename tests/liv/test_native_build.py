@@ -114,6 +114,21 @@ def test_a_compiler_whose_part_is_killed_is_asked_again(tmp_path: Path, monkeypa
     assert twice_21(native.library("double.cpp")) == 42
 
 
+def test_an_interrupted_compiler_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C in a terminal does, which reaches both, while a thread that no signal reaches compiles."""
+    real = os.environ["CXX"]
+    interrupted = tmp_path / "interrupted"
+    interrupted.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) kill -INT $$;; esac\nexec {real} "$@"\n')
+    interrupted.chmod(0o755)
+    monkeypatch.setenv("CXX", str(interrupted))
+    native.forget()
+    with pytest.raises(KeyboardInterrupt):
+        native.load(["double.cpp"])
+    monkeypatch.setenv("CXX", real)
+    native.forget()
+    assert twice_21(native.library("double.cpp")) == 42
+
+
 def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
     first = native.library("double.cpp")
     native.forget()

@@ -139,6 +139,76 @@ def test_they_really_run_at_the_same_time_with_the_callers_kernels(
     assert seen == {(expected, 3)}
 
 
+def test_each_has_its_own_threads_of_pytorch() -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    seen: list[int] = []
+
+    def loss() -> Tensor:
+        seen.append(torch.get_num_threads())
+        return parameter.sum()
+
+    with Replicas(2, threads=3) as side_by_side:
+        side_by_side.accumulate([loss] * 4, [parameter])
+    assert seen == [3] * 4 != [torch.get_num_threads()] * 4
+
+
+@pytest.mark.parametrize(("error", "waits"), [(RuntimeError, True), (KeyboardInterrupt, False)])
+def test_only_an_interrupted_training_does_not_wait_for_other_parts(error: type[BaseException], waits: bool) -> None:
+    parameter = torch.zeros(1, requires_grad=True)
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def broken() -> Tensor:
+        assert begun.wait(PATIENCE)
+        raise error
+
+    def slow() -> Tensor:
+        begun.set()
+        may_end.wait(PATIENCE if not waits else 0.5)
+        ended.set()
+        return parameter.sum()
+
+    with pytest.raises(error), Replicas(2, threads=1) as side_by_side:
+        side_by_side.accumulate([broken, slow, slow, slow], [parameter])
+    assert ended.is_set() is waits
+    may_end.set()
+    assert ended.wait(PATIENCE)
+    assert parameter.grad is None
+
+
+@pytest.mark.parametrize(("device", "count"), [("cpu", 3), ("meta", 1)])
+def test_only_cpus_compute_in_replicas(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch, device: str, count: int
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def asked(count: int, threads: int) -> None:
+        raise Asked(count, threads)
+
+    monkeypatch.setattr("star.training.loop.Replicas", asked)
+    with pytest.raises(Asked) as found:
+        train(still(), corpus, recipe.replace(micro_batch_tokens=16, threads=2), seed=0, device=device, replicas=3)
+    assert found.value.args == (count, 2)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_replicas_are_refused(corpus: TokenizedCorpus, recipe: TrainingRecipe, count: int) -> None:
+    with pytest.raises(StarError, match="at least 1"):
+        train(still(), corpus, recipe, seed=0, replicas=count)
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_an_autocast_of_the_caller_changes_no_bit(
+    corpus: TokenizedCorpus, recipe: TrainingRecipe, replicas: int
+) -> None:
+    alone, within = still(), still()
+    parts = recipe.replace(micro_batch_tokens=16, precision="fp32")
+    train(alone, corpus, parts, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        train(within, corpus, parts, seed=0, replicas=replicas)
+    assert same(alone, within)
+
+
 def test_gradients_of_no_more_parts_are_held_than_there_are_replicas() -> None:
     """A part is begun when the one that many before it has been added."""
     parameter = torch.zeros(1, requires_grad=True)

@@ -103,7 +103,7 @@ def test_threads_are_shared_between_parts_of_a_micro_batch(
         compile=compiled,
     )
     after = before.side_by_side(threads, most)
-    replicas = after.replicas(threads)
+    replicas = after.replicas(threads, before.micro_batch_size)
     assert after.replace(threads=1, micro_batch_tokens=None) == before.replace(threads=1, micro_batch_tokens=None)
     assert replicas * after.threads <= threads
     if compiled or min(before.micro_batch_size, threads, most) < 2:
@@ -112,11 +112,15 @@ def test_threads_are_shared_between_parts_of_a_micro_batch(
     else:
         parts = math.ceil(before.micro_batch_size / after.micro_batch_size)
         assert 2 <= parts <= min(most, threads)
-        assert parts <= replicas < 2 * parts
-        assert replicas == parts or after.threads * (parts + 1) <= threads
+        assert replicas == parts
 
 
-@pytest.mark.parametrize(("threads", "replicas"), [(1, 1), (3, 1), (4, 2), (7, 3), (64, 3)])
-def test_other_machines_compute_as_many_micro_batches_at_a_time_as_they_can(threads: int, replicas: int) -> None:
-    recipe = TrainingRecipe(**SMALL, threads=2, micro_batch_tokens=400)  # 3 in a batch
-    assert recipe.replicas(threads) == replicas
+@pytest.mark.parametrize(
+    ("threads", "sequences", "replicas"),
+    [(1, 10, 1), (3, 10, 1), (4, 10, 2), (7, 10, 3), (64, 10, 3), (64, 8, 2)],
+)
+def test_other_machines_compute_as_many_micro_batches_at_a_time_as_they_can(
+    threads: int, sequences: int, replicas: int
+) -> None:
+    recipe = TrainingRecipe(**SMALL, threads=2, micro_batch_tokens=400)  # of 4 sequences
+    assert recipe.replicas(threads, sequences) == replicas

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -32,6 +35,15 @@ def stderr() -> Console:
 def say(text: str, *, err: bool = False) -> None:
     """One line as it is, not wrapped."""
     typer.echo(text, err=err)
+
+
+def leave(status: int) -> NoReturn:
+    """End the command, and with it this process where threads compute that Python would wait for."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
 
 
 def print_json(data: Any) -> None:

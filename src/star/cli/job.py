@@ -23,6 +23,8 @@ RECORD_FILE = "training.json"
 HALF_WRITTEN = f".{RECORD_FILE}"  # what a kill may leave while the record is written
 STATE_FOLDER = "unfinished"  # what a killed training continues from; gone when it is finished
 FORMAT = 1
+GRADIENT_BYTES = 1 << 31  # that micro-batches which are computed side by side may take together
+MOST_TOKENS = 1 << 16  # of a vocabulary that is not known before the text is read
 SAVES = 50  # of the state, in a whole training: a kill costs at most this share of it
 
 
@@ -98,13 +100,25 @@ def finished_record(job: Job, folder: Path) -> Record | None:
     return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
 
 
+def side_by_side(job: Job, threads: int, device: str) -> Job:
+    """The job cut for `threads` CPU threads, if it runs there, as far as the memory for gradients allows."""
+    from star.lm.cost import analyse
+
+    if not device.startswith("cpu"):
+        return job
+    cost = analyse(job.genome, job.pool, width=job.width, length=job.training.length)
+    parameters = cost.parameters + (1 if job.tie_embeddings else 2) * MOST_TOKENS * job.width
+    return replace(job, training=job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * parameters)))
+
+
 def as_begun(job: Job, folder: Path) -> Job:
     """The job with the threads and micro-batches of what `folder` holds, if anything, so that any machine continues it
     to the same weights."""
     try:
-        training = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["settings"]["training"]
-        begun = {name: training[name] for name in ("threads", "micro_batch_tokens")}
-        return replace(job, training=job.training.replace(**begun))
+        settings = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["settings"]
+        begun = TrainingRecipe.model_validate(settings["training"])
+        own = job.training.replace(threads=begun.threads, micro_batch_tokens=begun.micro_batch_tokens)
+        return replace(job, training=own)
     except (OSError, ValueError, KeyError, TypeError, StarError):  # `finished_record` tells what is wrong
         return job
 
@@ -116,11 +130,13 @@ def train_job(
     *,
     device: str,
     threads: int,
+    replicas: int,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Record:
     """Train `job` in `folder`, from where it was left, and write the checkpoint: weights, config, tokenizer, record.
 
-    On a CPU `threads` in all compute as many micro-batches at a time as they can.
+    On a CPU `replicas` micro-batches are computed at a time, or as many as have room for their gradients, and the
+    perplexity at the end on `threads`.
 
     Raises StarError where training diverges, the folder cannot be written, the device does not exist, or the recipe's
     library for products cannot be used on it.
@@ -149,6 +165,7 @@ def train_job(
                 tie_embeddings=job.tie_embeddings,
                 seed=job.seed,
             )
+            parameters = sum(parameter.numel() for parameter in model.parameters())
             state = folder / STATE_FOLDER
             policy = CheckpointPolicy(state, max(recipe.step_tokens, recipe.tokens // SAVES))
             result = train(
@@ -159,7 +176,7 @@ def train_job(
                 device=device,
                 on_step=on_step,
                 checkpoint=policy,
-                replicas=recipe.replicas(threads),
+                replicas=min(replicas, max(1, GRADIENT_BYTES // (4 * parameters))),
             )
         with on_threads(max(threads, recipe.threads)):
             evaluation = perplexity(

@@ -6,26 +6,24 @@ import hashlib
 import json
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from star.cli import options
-from star.cli.console import INTERRUPTED_STATUS, say
+from star.cli.console import INTERRUPTED_STATUS, leave, say
 from star.errors import StarError
 
 if TYPE_CHECKING:
     from star.cli.job import Job, Record
     from star.cli.targets import ArchitectureTarget
     from star.synthesis import Recipe
+    from star.training import TrainingRecipe
 
 BASE_RECIPE = "default"
 LONGER = 10  # default budget over that of the search
 FEWEST_STEPS = 8  # that a budget below the recipe's batch is cut into, where the length allows
-GRADIENT_BYTES = 1 << 31  # that parts of a batch which are computed side by side may take together
-MOST_TOKENS = 1 << 16  # of a vocabulary that is not known before the text is read
 CHECKPOINTS = Path("checkpoints")
 
 
@@ -54,7 +52,8 @@ def run(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; default: cuda where there is one.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads, which compute parts of a batch side by side; default: all cores.")
+        int | None,
+        typer.Option(help="CPU threads, which compute parts of a batch side by side if they can; default: all cores."),
     ] = None,
     matmul: Annotated[
         str | None,
@@ -65,7 +64,7 @@ def run(
 
     A training that is interrupted or killed continues exactly where its last state was saved, with the same command.
     """
-    from star.cli.job import as_begun, finished_record, train_job
+    from star.cli.job import as_begun, finished_record, side_by_side, train_job
     from star.cli.progress import corpus_progress, training_progress
     from star.cli.targets import resolve_architecture
     from star.data import prepare
@@ -91,23 +90,29 @@ def run(
     )
     threads, device = threads or usable_cores(), device or default_device()
     job = _job(architecture, recipe.override({"training.threads": threads}), seed)
-    folder = out or CHECKPOINTS / default_name(architecture, job)
-    job = as_begun(_side_by_side(job, threads, device), folder)
+    folder, most = out or default_folder(architecture, job), job.training.micro_batch_size
+    cut = side_by_side(job, threads, device)
+    job = as_begun(cut, folder)
     say(f"checkpoint folder: {folder}", err=True)
     record = finished_record(job, folder)
     if record is not None:
         say("this training is finished already", err=True)
     else:
+        if job != cut:
+            say(f"computed as it was begun: {_computation(job.training)}", err=True)
         try:
             with corpus_progress() as reading:
                 corpus = prepare(job.data, length=job.training.length, progress=reading)
             say(f"text: {corpus.description}", err=True)
             with training_progress(architecture.name) as on_step:
-                record = train_job(job, corpus, folder, device=device, threads=threads, on_step=on_step)
+                replicas = job.training.replicas(threads, most)
+                record = train_job(
+                    job, corpus, folder, device=device, threads=threads, replicas=replicas, on_step=on_step
+                )
         except KeyboardInterrupt:
             command = shlex.join(["star", *sys.argv[1:]])
             say(f"Interrupted; the same command continues the training: `{command}`.", err=True)
-            raise typer.Exit(INTERRUPTED_STATUS) from None
+            leave(INTERRUPTED_STATUS)
     _tell(record, folder)
 
 
@@ -145,21 +150,23 @@ def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:
     )
 
 
-def _side_by_side(job: Job, threads: int, device: str) -> Job:
-    """The job cut for `threads` CPU threads, if it runs there, as far as the memory for gradients allows."""
-    from star.lm.cost import analyse
-
-    if not device.startswith("cpu"):
-        return job
-    cost = analyse(job.genome, job.pool, width=job.width, length=job.training.length)
-    parameters = cost.parameters + (1 if job.tie_embeddings else 2) * MOST_TOKENS * job.width
-    return replace(job, training=job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * parameters)))
+def _computation(training: TrainingRecipe) -> str:
+    return f"{training.micro_batch_size * training.length:,} tokens at a time, on {training.threads} thread(s)"
 
 
-def default_name(architecture: ArchitectureTarget, job: Job) -> str:
-    """The name of a checkpoint that was given none: one for each training, so that repeating it continues it."""
-    settings = json.dumps(job.settings, sort_keys=True)
-    return f"{architecture.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+def default_folder(architecture: ArchitectureTarget, job: Job) -> Path:
+    """The folder of a checkpoint that was given none: one for each training, so that repeating it continues it.
+
+    Threads are no part of its name, because any machine continues it; a folder that was named with them is found.
+    """
+    settings = job.settings
+    with_threads = json.dumps(settings, sort_keys=True)
+    del settings["training"]["threads"]
+    names = [
+        f"{architecture.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for text in (with_threads, json.dumps(settings, sort_keys=True))
+    ]
+    return next((path for name in names if (path := CHECKPOINTS / name).exists()), CHECKPOINTS / names[-1])
 
 
 def default_device() -> str:

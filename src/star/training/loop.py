@@ -19,7 +19,7 @@ from star.training.checkpoint import CheckpointPolicy, TrainingState, load_check
 from star.training.compilation import compiled
 from star.training.divergence import LossMonitor
 from star.training.optimizer import adamw
-from star.training.precision import autocast, multiplying, own_randomness, seed_generators, threads
+from star.training.precision import autocast, multiplying, own_randomness, seed_generators, threads, without_autocast
 from star.training.recipe import Schedule, TrainingRecipe
 from star.training.replicas import Replicas
 from star.training.schedule import learning_rate
@@ -69,15 +69,18 @@ def train(
     random numbers and library for products are restored. With `checkpoint`, a training that was killed continues from
     its last checkpoint and ends with the same weights. An exception from `on_step` ends the training and is
     passed on. On CPU, `replicas` micro-batches are computed at a time, each on the recipe's threads; no bit of the
-    result depends on it.
+    result depends on it, if `model.loss` changes nothing in the model and no hook waits for accumulated gradients.
 
     Raises:
         Diverged: the loss or the gradient is not finite, or the loss explodes. The model is not fit for use then.
         StarError: the corpus is too small, the checkpoint folder belongs to another training, or the recipe's
-            library for products would not multiply in float32 on this CPU; or several replicas with a model that
-            draws random numbers, with compilation or oneDNN.
+            library for products would not multiply in float32 on this CPU; or no replica, or several with a model
+            that draws random numbers from torch's generator, with compilation or oneDNN.
     """
     device = torch.device(device)
+    if replicas < 1:
+        raise StarError(f"{replicas} replicas can compute nothing; give at least 1")
+    replicas = replicas if device.type == "cpu" else 1
     if replicas > 1 and recipe.claims_process:
         raise StarError("training.compile and training.matmul hold for a whole process: train in a single replica")
     was_training = model.training
@@ -87,8 +90,9 @@ def train(
             multiplying(recipe.matmul, device),
             threads(recipe.threads),
             own_randomness(device),
+            without_autocast(device),
             compiled(model, recipe.compile),
-            Replicas(replicas if device.type == "cpu" else 1, recipe.threads) as side_by_side,
+            Replicas(replicas, recipe.threads) as side_by_side,
         ):
             return _Training(model, corpus, recipe, seed, device, checkpoint, side_by_side).run(on_step)
     finally:

@@ -18,8 +18,15 @@ TILES_PAY = 128  # channels; with fewer, the native kernels and products of fp32
 def autocast(precision: Precision, device: torch.device, width: int | None) -> AbstractContextManager[object]:
     """The context for forward passes: bf16 autocast where `uses_bf16`, else nothing."""
     if uses_bf16(precision, device, width):
-        # Weights cast before are shared by all threads of a process, and forgotten when one of them leaves its context.
-        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+        # Casts that are kept are shared by all threads of a process, so with replicas they may be another's.
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=device.type != "cpu")
+    return contextlib.nullcontext()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The context in which the caller's autocast, which would hold for this thread alone, does not hold on `device`."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 

@@ -109,11 +109,11 @@ class TrainingRecipe(CheckedModel):
         """Whether a setting holds for a whole process, and micro-batches for one after the other."""
         return self.compile or self.matmul is not Matmul.DEFAULT
 
-    def replicas(self, threads: int) -> int:
-        """How many micro-batches `threads` CPU threads in all can compute at the same time."""
+    def replicas(self, threads: int, sequences: int) -> int:
+        """How many micro-batches, of `sequences` in all, `threads` CPU threads can compute at the same time."""
         if self.claims_process:
             return 1
-        return max(1, min(threads // self.threads, math.ceil(self.batch_size / self.micro_batch_size)))
+        return max(1, min(threads // self.threads, math.ceil(sequences / self.micro_batch_size)))
 
     def side_by_side(self, threads: int, most: int) -> Self:
         """The same training, cut for `threads` CPU threads in all: each micro-batch into as many parts, but `most`.

@@ -1,14 +1,16 @@
 """Micro-batches side by side: data parallelism on the threads of one process.
 
 PyTorch splits each operation among threads, which small models and kernels of one pass leave idle; whole micro-batches
-keep them busy. What comes out is what micro-batches one after the other give, bit by bit.
+keep them busy. What comes out is what micro-batches one after the other give, bit by bit, for models whose loss changes
+nothing in them, draws no random numbers and hooks no accumulation of gradients.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextvars import copy_context
 from types import TracebackType
 from typing import Self
@@ -24,18 +26,23 @@ Part = tuple[Tensor, tuple[Tensor | None, ...]]  # a loss, and its gradients
 
 class Replicas:
     """`count` threads of Python, each with `threads` of PyTorch, that compute gradients of the same parameters; a
-    single one is the caller's. A context: its end waits for what is being computed."""
+    single one is the caller's.
+
+    A context: its end waits for what is being computed. Only an interrupted one does not; its threads end by
+    themselves, with the forward or backward pass that they are in.
+    """
 
     def __init__(self, count: int, threads: int) -> None:
-        self._count = count
+        self._count, self._ended = count, threading.Event()
         self._pool = ThreadPoolExecutor(count, "replica", torch.set_num_threads, (threads,)) if count > 1 else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
         if self._pool:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=kind is not KeyboardInterrupt, cancel_futures=True)
 
     def accumulate(self, losses: Sequence[Loss], parameters: Sequence[Tensor]) -> list[Tensor]:
         """Adds the gradients of all `losses`, in this order, to those of the `parameters`; returns the losses' values.
@@ -64,14 +71,15 @@ class Replicas:
         for loss in losses:
             if len(running) == self._count:
                 yield running.popleft().result()
-            running.append(pool.submit(copy_context().run, _part, loss, parameters))
+            running.append(pool.submit(copy_context().run, self._part, loss, parameters))
         while running:
             yield running.popleft().result()
 
-
-def _part(loss: Loss, parameters: Sequence[Tensor]) -> Part:
-    value = loss()
-    return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
+    def _part(self, loss: Loss, parameters: Sequence[Tensor]) -> Part:
+        value = loss()
+        if self._ended.is_set():
+            raise CancelledError
+        return value.detach(), torch.autograd.grad(value, parameters, allow_unused=True)
 
 
 @torch.no_grad()

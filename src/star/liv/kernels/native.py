@@ -17,6 +17,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -264,6 +265,8 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
             )
         except subprocess.SubprocessError as error:
             raise _Failed(f"{shlex.join(command)} failed ({type(error).__name__})") from None
+        if done.returncode == -signal.SIGINT:  # it was the user's, for this process too
+            raise KeyboardInterrupt
         if done.returncode or not built.exists():
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             reason = f"{source.name} does not compile ({errors[0].strip() if errors else f'status {done.returncode}'})"

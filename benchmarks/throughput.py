@@ -8,8 +8,9 @@ the text, evaluation and the search itself. Native kernels are compiled before, 
 every search of ours compile them anew. Run
 
     python benchmarks/throughput.py [--depth N] [--width D] [--population N] [--generations N] [--tokens N] [--rounds N]
+        [--cold]
 
-It writes ``throughput.csv`` and ``throughput.md``.
+It writes ``throughput.csv`` and ``throughput.md``, with ``--cold`` ``throughput-cold.csv`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ def main() -> int:
     prepare(DataRecipe(), length=256)
     rows: list[Row] = []
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "throughput.csv").open("w", newline="", encoding="utf-8") as file:
+    stem = options.out / ("throughput-cold" if options.cold else "throughput")
+    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         for number in range(1, options.rounds + 1):
@@ -171,7 +173,7 @@ def main() -> int:
                 file.flush()
                 print(rows[-1], flush=True)
     table = markdown(rows, options)
-    (options.out / "throughput.md").write_text(table, encoding="utf-8")
+    stem.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)
     return 0
 

@@ -240,6 +240,8 @@ def test_other_threads_continue_a_training_as_it_was_begun(
         lambda record: '{"format": 1}',
         lambda record: record.replace('"threads": 1', '"threads": "many"'),
         lambda record: record.replace('"training": {', '"training": 7, "other": {'),
+        lambda record: record.replace('"loss": ', '"lost": '),
+        lambda record: record.replace('"curve": [', '"curve": [7, '),
     ],
 )
 def test_a_damaged_record_is_told(star, checkpoint: Path, text: Path, tmp_path: Path, damage) -> None:
@@ -338,8 +340,9 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert all(torch.equal(undisturbed[name], continued[name]) for name in undisturbed)
 
 
-def test_ctrl_c_ends_replicas_whose_parts_take_long_and_so_do_three(text: Path, tmp_path: Path) -> None:
-    """In a terminal, which interrupts a whole group of processes."""
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_ends_a_training_in_replicas_with_one_sentence(text: Path, tmp_path: Path, times: int) -> None:
+    """In a terminal, which interrupts a whole group of processes, however often it is pressed."""
     out = tmp_path / "model"
     settings = ("--width", "256", "--length", "1024", "--tokens", "131072", "--batch-tokens", "65536")
     training = subprocess.Popen(
@@ -352,7 +355,7 @@ def test_ctrl_c_ends_replicas_whose_parts_take_long_and_so_do_three(text: Path, 
         assert training.poll() is None
         time.sleep(0.1)
     time.sleep(3)  # a part takes ten
-    for _ in range(3):
+    for _ in range(times):
         with suppress(ProcessLookupError):
             os.killpg(training.pid, signal.SIGINT)
         time.sleep(0.02)

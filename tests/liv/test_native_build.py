@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -100,11 +103,17 @@ def test_several_files_are_compiled_at_the_same_time(tmp_path: Path, monkeypatch
     assert compiled(tmp_path) == 2
 
 
-def test_a_compiler_whose_part_is_killed_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "message", ["Killed signal terminated program cc1plus", "ld terminated with signal 9 [Killed]"]
+)
+def test_a_compiler_whose_part_is_killed_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
     real = os.environ["CXX"]
     killed = tmp_path / "killed"
-    message = "fatal error: Killed signal terminated program cc1plus"
-    killed.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo "{message}" >&2; exit 1;; esac\nexec {real} "$@"\n')
+    killed.write_text(
+        f'#!/bin/sh\ncase "$*" in *-shared*) echo "fatal error: {message}" >&2; exit 1;; esac\nexec {real} "$@"\n'
+    )
     killed.chmod(0o755)
     monkeypatch.setenv("CXX", str(killed))
     native.forget()
@@ -114,18 +123,35 @@ def test_a_compiler_whose_part_is_killed_is_asked_again(tmp_path: Path, monkeypa
     assert twice_21(native.library("double.cpp")) == 42
 
 
-def test_an_interrupted_compiler_interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Ctrl-C in a terminal does, which reaches both, while a thread that no signal reaches compiles."""
+@pytest.mark.parametrize("find", [native.library, lambda source: native.load([source])], ids=["library", "load"])
+def test_an_interruption_ends_compilers_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object]
+) -> None:
+    """Also their parts, and where the thread that compiles is another than the one that is interrupted."""
     real = os.environ["CXX"]
-    interrupted = tmp_path / "interrupted"
-    interrupted.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) kill -INT $$;; esac\nexec {real} "$@"\n')
-    interrupted.chmod(0o755)
-    monkeypatch.setenv("CXX", str(interrupted))
+    endless = tmp_path / "endless"
+    part = f"echo $$ > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/began; exec sleep 600"
+    endless.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) sh -c \'{part}\'; exit 1;; esac\nexec {real} "$@"\n')
+    endless.chmod(0o755)
+    monkeypatch.setenv("CXX", str(endless))
     native.forget()
+
+    def interrupt() -> None:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     with pytest.raises(KeyboardInterrupt):
-        native.load(["double.cpp"])
+        find("double.cpp")
+    interrupting.join()
+    state = Path("/proc", (tmp_path / "began").read_text().strip(), "stat")
+    while state.exists() and state.read_text().split(")")[-1].split()[0] != "Z":
+        time.sleep(0.01)
+    assert not list((tmp_path / "cache" / "kernels").glob(".compiling-*"))
     monkeypatch.setenv("CXX", real)
-    native.forget()
+    native.compiler.cache_clear()
     assert twice_21(native.library("double.cpp")) == 42
 
 

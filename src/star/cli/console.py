@@ -38,8 +38,8 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the command, and with it this process where threads compute that Python would wait for."""
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    """End the command, and with it this process where replicas still compute, which Python would wait for."""
+    if any(thread.name.startswith("replica") for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

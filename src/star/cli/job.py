@@ -85,6 +85,7 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         pool = OptionPool.from_dict(data["settings"]["pool"])
         training = TrainingRecipe.model_validate(data["settings"]["training"])
         saved = {**data["settings"], "pool": pool.to_dict(), "training": training.model_dump(mode="json")}
+        record = None if result is None else _record(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, StarError):
             raise
@@ -94,10 +95,9 @@ def finished_record(job: Job, folder: Path) -> Record | None:
             f"{str(folder)!r} holds another training ({', '.join(differing)}): give the same settings to continue it, "
             "or another --out"
         )
-    if result is None:
-        return None
-    shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # a kill after the last write may have left it
-    return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
+    if record is not None:
+        shutil.rmtree(folder / STATE_FOLDER, ignore_errors=True)  # a kill after the last write may have left it
+    return record
 
 
 def side_by_side(job: Job, threads: int, device: str) -> Job:
@@ -109,6 +109,10 @@ def side_by_side(job: Job, threads: int, device: str) -> Job:
     cost = analyse(job.genome, job.pool, width=job.width, length=job.training.length)
     parameters = cost.parameters + (1 if job.tie_embeddings else 2) * MOST_TOKENS * job.width
     return replace(job, training=job.training.side_by_side(threads, most=GRADIENT_BYTES // (4 * parameters)))
+
+
+def _record(result: dict[str, Any]) -> Record:
+    return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
 
 
 def as_begun(job: Job, folder: Path) -> Job:
@@ -144,6 +148,7 @@ def train_job(
     import torch
 
     from star.evaluation import perplexity
+    from star.liv.kernels import choices
     from star.lm import LanguageModel
     from star.training import CheckpointPolicy, train
     from star.training import threads as on_threads
@@ -152,6 +157,7 @@ def train_job(
     _require_device(device)
     recipe = job.training
     require_matmul(recipe.matmul, torch.device(device))
+    choices(device)  # compiles, all at once and where an interruption is noticed
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_record(job, folder, None)

@@ -98,8 +98,9 @@ def run(
     if record is not None:
         say("this training is finished already", err=True)
     else:
-        if job != cut:
-            say(f"computed as it was begun: {_computation(job.training)}", err=True)
+        computation = _computation(job.training)
+        if device.startswith("cpu") and computation != _computation(cut.training):
+            say(f"computed as it was begun: {computation}", err=True)
         try:
             with corpus_progress() as reading:
                 corpus = prepare(job.data, length=job.training.length, progress=reading)

@@ -41,7 +41,7 @@ COMPILERS = ("g++", "c++", "clang++")
 # No -ffast-math: it takes away the rounding that the exponential is built on, infinities and NaN.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 COMPILE_SECONDS = 300
-KILLED = "terminated program"  # what a part of a compiler leaves behind that was killed, as where memory is short
+KILLED = re.compile("terminated (program|with signal)")  # of a part of a compiler, as where memory is short
 FAILURE_SECONDS = 24 * 3600  # a source that did not compile is not tried again for this long
 
 
@@ -90,6 +90,7 @@ class _Failed(Exception):
 
 _libraries: dict[str, Library] = {}
 _loading: dict[str, threading.Lock] = {}
+_running: set[subprocess.Popen[str]] = set()  # compilers
 
 
 def library(source: str) -> Library:
@@ -109,7 +110,12 @@ def library(source: str) -> Library:
 def load(sources: Iterable[str]) -> None:
     """Find the libraries of C++ files; those that are still to be compiled as many at a time as there are cores."""
     with ThreadPoolExecutor(usable_cores()) as pool:
-        list(pool.map(library, sources))
+        try:
+            list(pool.map(library, sources))
+        except KeyboardInterrupt:  # it reaches this thread alone
+            for process in tuple(_running):
+                _send(process, signal.SIGINT)
+            raise
 
 
 def forget() -> None:
@@ -260,17 +266,15 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
         built = temporary / path.name
         command = [*found.command, *FLAGS, str(source), "-o", str(built)]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS, check=False
-            )
+            status, said = _run(command)
         except subprocess.SubprocessError as error:
             raise _Failed(f"{shlex.join(command)} failed ({type(error).__name__})") from None
-        if done.returncode == -signal.SIGINT:  # it was the user's, for this process too
+        if status == -signal.SIGINT:
             raise KeyboardInterrupt
-        if done.returncode or not built.exists():
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-            reason = f"{source.name} does not compile ({errors[0].strip() if errors else f'status {done.returncode}'})"
-            if done.returncode == 1 and KILLED not in done.stderr:  # the compiler's verdict; not a full disk
+        if status or not built.exists():
+            errors = [line for line in said.splitlines() if "error" in line] or said.splitlines()
+            reason = f"{source.name} does not compile ({errors[0].strip() if errors else f'status {status}'})"
+            if status == 1 and not KILLED.search(said):  # the compiler's verdict; not a full disk
                 record.write_text(reason, encoding="utf-8")
             raise _Failed(reason)
         digest = temporary / "digest"
@@ -279,3 +283,31 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
         digest.replace(_digest_of(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Status and errors, in English, of a compiler. Its parts and it are a group that no signal to this one reaches."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        process_group=0,
+    ) as process:
+        _running.add(process)
+        try:
+            _, said = process.communicate(timeout=COMPILE_SECONDS)
+        except BaseException:
+            _send(process, signal.SIGTERM)
+            raise
+        finally:
+            _running.discard(process)
+    return process.returncode, said
+
+
+def _send(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """To a compiler and its parts."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -42,7 +42,11 @@ def evolve_small(path: Path, text: Path, *more: str) -> None:
 
 
 def interrupted(*arguments: str) -> tuple[int, str]:
-    """The status and stderr of `star ARGUMENTS` as a process of its own that gets Ctrl-C while it trains."""
+    """The status and stderr of `star ARGUMENTS` as a process of its own that gets Ctrl-C while it trains.
+
+    Not before: an interrupted import of PyTorch may abort the process.
+    """
+    run = Path(arguments[arguments.index("--run") + 1])
     process = subprocess.Popen(
         [sys.executable, "-c", "from star.cli import main; main()", *arguments],
         stdout=subprocess.PIPE,
@@ -51,10 +55,9 @@ def interrupted(*arguments: str) -> tuple[int, str]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
-        assert process.stderr is not None
-        for line in process.stderr:  # until training begins
-            if line.startswith("text: "):
-                break
+        while not any(run.rglob("workers.log")):  # which the first worker begins
+            assert process.poll() is None
+            time.sleep(0.1)
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)

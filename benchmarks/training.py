@@ -13,8 +13,9 @@ beside them. Run
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
         [--length L] [--rounds N] [--threads N]
 
-It writes ``training.csv`` and ``training.md``, for more than one thread ``training-N-threads.csv`` and ``.md``. Peers
-come with the extras ``hf`` and ``bench``; one that is not installed is left out and named on stderr.
+It writes ``training.csv`` and ``training.md``, for more than one thread ``training-N-threads.csv`` and ``.md``; rows of
+other comparisons and widths that are there stay. Peers come with the extras ``hf`` and ``bench``; one that is not
+installed is left out and named on stderr.
 """
 
 from __future__ import annotations
@@ -306,18 +307,30 @@ class Trainer:
 @dataclass(frozen=True)
 class Row:
     """Milliseconds a step: median, lowest and highest of all rounds; how many times faster than each peer ours is, in
-    the median of rounds; parameters; peak memory in MB of two steps beyond a process that has loaded its code."""
+    the median of rounds; parameters; peak memory in MB of two steps beyond a process that has loaded its code;
+    rounds."""
 
     comparison: str
     width: int
     network: str
     parameters: int
-    tokens_per_second: float
+    tokens_per_second: int
     ms: float
     ms_lowest: float
     ms_highest: float
     faster_than: str
     peak_mb: float
+    rounds: int
+
+
+def earlier(path: Path) -> list[Row]:
+    """The rows of a table that was written before."""
+    kinds = {"str": str, "int": int, "float": float}
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    return [Row(*(kinds[str(field.type)](row[field.name]) for field in fields(Row))) for row in table]
 
 
 def peak_memory(comparison: str, name: str, shape: Shape, threads: int) -> float:
@@ -366,26 +379,28 @@ def compare(name: str, shape: Shape, rounds: int, threads: int, skip: Sequence[s
                 round(max(own), 2),
                 "; ".join(faster),
                 round(peaks[place], 1),
+                rounds,
             )
         )
     return rows
 
 
-def markdown(rows: Sequence[Row], shape: Shape, rounds: int, threads: int) -> str:
+def markdown(rows: Sequence[Row], shape: Shape, threads: int) -> str:
     used = "one thread" if threads == 1 else f"{threads} threads"
     lines = [
         "# Training steps",
         "",
         f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, {used}, "
-        f"float32, torch {torch.__version__}; {kernels.fingerprint()}. Medians of {rounds} rounds, lowest and highest "
+        f"float32, torch {torch.__version__}; {kernels.fingerprint()}. Medians, lowest and highest "
         "in brackets.",
         "",
-        "| comparison | width | network | parameters | ms a step | tokens/s | times faster than | peak MB |",
-        "|---|---:|---|---:|---:|---:|---|---:|",
+        "| comparison | width | network | parameters | ms a step | tokens/s | times faster than | peak MB | rounds |",
+        "|---|---:|---|---:|---:|---:|---|---:|---:|",
     ]
     lines += [
         f"| {row.comparison} | {row.width} | {row.network} | {row.parameters:,} | {row.ms:.0f} ({row.ms_lowest:.0f} – "
-        f"{row.ms_highest:.0f}) | {row.tokens_per_second:,.0f} | {row.faster_than or '–'} | {row.peak_mb:.0f} |"
+        f"{row.ms_highest:.0f}) | {row.tokens_per_second:,.0f} | {row.faster_than or '–'} | {row.peak_mb:.0f} | "
+        f"{row.rounds} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
@@ -412,19 +427,19 @@ def main() -> int:
     missing = {network.name for name in chosen for network in COMPARISONS[name] if not network.installed}
     for name in sorted(missing):
         print(f"{name} is not installed (extras `hf` and `bench`), so it is left out", file=sys.stderr)
-    rows: list[Row] = []
-    with (options.out / f"{stem}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        for width in options.widths:
-            shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
-            for name in chosen:
-                found = compare(name, shape, options.rounds, options.threads, options.skip)
-                rows += found
-                writer.writerows(astuple(row) for row in found)
-                file.flush()
-                print("\n".join(map(str, found)), flush=True)
-    (options.out / f"{stem}.md").write_text(markdown(rows, shape, options.rounds, options.threads), encoding="utf-8")
+    table = options.out / f"{stem}.csv"
+    for width in options.widths:
+        shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
+        for name in chosen:
+            found = compare(name, shape, options.rounds, options.threads, options.skip)
+            print("\n".join(map(str, found)), flush=True)
+            rows = [row for row in earlier(table) if (row.comparison, row.width) != (name, width)] + found
+            rows.sort(key=lambda row: (row.width, list(COMPARISONS).index(row.comparison)))
+            with table.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow([field.name for field in fields(Row)])
+                writer.writerows(astuple(row) for row in rows)
+            table.with_suffix(".md").write_text(markdown(rows, shape, options.threads), encoding="utf-8")
     return 0
 
 

@@ -55,8 +55,10 @@ def interrupted(*arguments: str) -> tuple[int, str]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
+        deadline = time.monotonic() + 120
         while not any(run.rglob("workers.log")):  # which the first worker begins
-            assert process.poll() is None
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
             time.sleep(0.1)
         time.sleep(1)
         process.send_signal(signal.SIGINT)

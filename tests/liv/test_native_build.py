@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -123,36 +124,120 @@ def test_a_compiler_whose_part_is_killed_is_asked_again(
     assert twice_21(native.library("double.cpp")) == 42
 
 
-@pytest.mark.parametrize("find", [native.library, lambda source: native.load([source])], ids=["library", "load"])
-def test_an_interruption_ends_compilers_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object]
-) -> None:
-    """Also their parts, and where the thread that compiles is another than the one that is interrupted."""
-    real = os.environ["CXX"]
-    endless = tmp_path / "endless"
-    part = f"echo $$ > {tmp_path}/part; mv {tmp_path}/part {tmp_path}/began; exec sleep 600"
-    endless.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) sh -c \'{part}\'; exit 1;; esac\nexec {real} "$@"\n')
-    endless.chmod(0o755)
-    monkeypatch.setenv("CXX", str(endless))
+FIND = pytest.mark.parametrize("find", [native.library, lambda source: native.load([source])], ids=["library", "load"])
+SOON = 10  # seconds
+
+
+def compiler_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """In place of compiling, after it has written its number to the file `began`."""
+    slow, real = tmp_path / "slow", os.environ["CXX"]
+    began = f"echo $$ > {tmp_path}/beginning; mv {tmp_path}/beginning {tmp_path}/began"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) {began}; {does};; esac\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("CXX", str(slow))
     native.forget()
 
+
+@contextlib.contextmanager
+def interruption(begun: Path) -> Iterator[None]:
+    """Interrupts this process, and nothing else, once a file is there; what is within must end soon, interrupted."""
+
     def interrupt() -> None:
-        while not (tmp_path / "began").exists():
+        deadline = time.monotonic() + SOON
+        while not begun.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
+        time.sleep(0.3)  # for what is within to wait for it too
         os.kill(os.getpid(), signal.SIGINT)
 
-    interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        find("double.cpp")
-    interrupting.join()
-    state = Path("/proc", (tmp_path / "began").read_text().strip(), "stat")
-    while state.exists() and state.read_text().split(")")[-1].split()[0] != "Z":
-        time.sleep(0.01)
-    assert not list((tmp_path / "cache" / "kernels").glob(".compiling-*"))
-    monkeypatch.setenv("CXX", real)
+    interrupting = threading.Thread(target=interrupt, daemon=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        interrupted = time.monotonic()
+        interrupting.join()
+        assert time.monotonic() - interrupted < SOON
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def assert_compiles_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left in the cache, and nothing is remembered as failed."""
+    cache = tmp_path / "cache" / "kernels"
+    assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
+    monkeypatch.setenv("CXX", str(tmp_path / "recording"))
     native.compiler.cache_clear()
     assert twice_21(native.library("double.cpp")) == 42
+
+
+@FIND
+@pytest.mark.parametrize("does", ["exec sleep 60", "sleep 60", "trap 'exit 1' INT TERM; sleep 60 & wait"])
+def test_an_interruption_ends_compilers_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object], does: str
+) -> None:
+    """Also where the thread that compiles is another than the one that is interrupted, where a part of a compiler
+    outlives it, and where it dies as if the source were wrong."""
+    compiler_that(tmp_path, monkeypatch, does)
+    started = time.monotonic()
+    with interruption(tmp_path / "began"):
+        find("double.cpp")
+    assert time.monotonic() - started < SOON
+    assert_compiles_later(tmp_path, monkeypatch)
+
+
+@contextlib.contextmanager
+def another_process_that_compiles(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """In a group of its own, which is killed in the end."""
+    script = (
+        "import sys; from pathlib import Path; from star.liv.kernels import native; "
+        "native.SOURCES = Path(sys.argv[1]); native.load(['double.cpp'])"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(native.SOURCES)], start_new_session=True)
+    try:
+        while not (tmp_path / "began").exists():
+            assert other.poll() is None
+            time.sleep(0.01)
+        yield other
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
+
+
+@FIND
+def test_an_interruption_ends_the_wait_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object]
+) -> None:
+    compiler_that(tmp_path, monkeypatch, "exec sleep 60")
+    with another_process_that_compiles(tmp_path):
+        started = time.monotonic()
+        with interruption(tmp_path / "began"):
+            find("double.cpp")
+        assert time.monotonic() - started < SOON
+        assert len(list((tmp_path / "cache" / "kernels").glob(".compiling-*"))) == 1  # the other's
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_compilers_get_the_signals_of_their_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """A closed terminal or a job runner ends them with the process that started them."""
+    compiler_that(tmp_path, monkeypatch, "exec sleep 60")
+    with another_process_that_compiles(tmp_path) as other:
+        os.killpg(other.pid, number)
+        other.wait(timeout=SOON)
+        deadline = time.monotonic() + SOON
+        while running(int((tmp_path / "began").read_text())):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def running(process: int) -> bool:
+    """One that is dead, but that nobody has waited for, does not run."""
+    command = ["ps", "-o", "stat=", "-p", str(process)]
+    state = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return state != "" and not state.startswith("Z")
 
 
 def test_a_later_process_compiles_nothing(tmp_path: Path) -> None:
@@ -190,7 +275,10 @@ def test_a_killed_compiler_leaves_nothing_that_is_taken_for_a_library(tmp_path: 
     left = cache / ".compiling-left"
     left.mkdir(parents=True)
     (left / "double.so").write_bytes(b"half")
+    (cache / ".compiling-long-ago").mkdir()
+    os.utime(cache / ".compiling-long-ago", (0, 0))
     assert twice_21(native.library("double.cpp")) == 42
+    assert [path.name for path in cache.glob(".compiling-*")] == [left.name]
 
 
 def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(

@@ -1,5 +1,6 @@
-"""The Triton kernels are the float64 reference, outputs and gradients, on usual and extreme inputs; in Triton's
-interpreter, in a process of its own, since Triton decides when it is imported whether it interprets."""
+"""The Triton kernels are the float64 reference, outputs and gradients, on usual and extreme inputs: on a GPU where
+there is one, and everywhere in Triton's interpreter. Each in a process of its own, since Triton decides when it is
+imported whether it interprets."""
 
 from __future__ import annotations
 
@@ -25,14 +26,20 @@ from star.liv.kernels.convolution import (
 from star.liv.kernels.resample import RESAMPLE, resample
 from star.liv.kernels.selective_scan import SELECTIVE_SCAN, selective_scan
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 INSTALLED = pytest.mark.skipif(triton.version() is None, reason="Triton is not installed")
 BF16 = torch.bfloat16
 HALF = 2.0**-7  # a unit in the last of 8 bits: the interpreter truncates to bf16 where GPUs round
 
 
+def seeded(seed: int) -> torch.Generator:
+    """On the device of this process."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
 def scan_inputs(batch: int, length: int, channels: int, states: int, step: float = 1.0) -> list[Tensor]:
     """x, Δ, A, B, C and h."""
-    generator = torch.Generator().manual_seed(length + states)
+    generator = seeded(length + states)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -47,7 +54,7 @@ def outputs_and_gradients(operator: Callable, inputs: Sequence[Tensor], *others:
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     outputs = operator(*inputs, *others)
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     loss = sum((one.float() * torch.randn(one.shape, generator=generator)).sum() for one in outputs)
     return [*(one.detach() for one in outputs), *torch.autograd.grad(loss, inputs)]
 
@@ -71,16 +78,15 @@ def assert_is_the_reference(
 
 def scans_of_every_shape() -> None:
     """Single elements; lengths just over a tile and a chunk; sizes that are no power of two; more than one block."""
-    from star.liv.kernels.triton.selective_scan import Cut
+    from star.liv.kernels.triton.selective_scan import CHUNK
 
-    long = Cut.of(3, 11).chunk
-    for shape in [(1, 1, 1, 1), (2, 17, 3, 5), (1, long + 1, 3, 11), (1, 9, 33, 2)]:
+    for shape in [(1, 1, 1, 1), (2, 17, 3, 5), (1, CHUNK + 1, 3, 11), (1, 9, 33, 2)]:
         keep = torch.arange(shape[1]).unsqueeze(0) % 7 != 3
         assert_is_the_reference(selective_scan, scan_inputs(*shape), keep if shape[1] == 17 else None)
 
 
 def scans_forget_for_each_sequence() -> None:
-    keep = torch.rand(2, 20, generator=torch.Generator().manual_seed(0)) > 0.3
+    keep = torch.rand(2, 20, generator=seeded(0)) > 0.3
     assert_is_the_reference(selective_scan, scan_inputs(2, 20, 4, 4), keep)
     assert_is_the_reference(selective_scan, scan_inputs(2, 20, 4, 4), torch.zeros(1, 20, dtype=torch.bool))
 
@@ -143,7 +149,7 @@ def scans_pass_nan_on() -> None:
 
 def convolutions_of_every_shape() -> None:
     """One token, fewer tokens than taps, lengths around a tile, one tap, weights of their own or shared by channels."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for batch, length, channels, taps, shared in [
         (1, 1, 1, 3, False),
         (2, 2, 5, 4, True),
@@ -166,7 +172,7 @@ def convolutions_of_every_shape() -> None:
 
 def resampling_of_every_shift() -> None:
     """Zero shifts, shifts at the window, whole numbers; single tokens, lengths over a tile, one token of a window."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     for batch, length, channels, window in [(1, 1, 1, 1), (2, 35, 5, 6), (1, 16, 66, 20), (2, 3, 4, 9)]:
         values = torch.randn(batch, window + length, channels, generator=generator)
         shift = window * torch.rand(batch, length, channels, generator=generator)
@@ -211,24 +217,36 @@ CLAIMS: dict[str, tuple[Callable[[], None], ...]] = {
         scans_pass_nan_on,
     ),
     "short convolutions": (convolutions_of_every_shape,),
-    "resampling": (resampling_of_every_shift, the_choice_follows_the_inputs),
+    "resampling": (resampling_of_every_shift,),
 }
 
 
 @INSTALLED
-@pytest.mark.parametrize("operator", CLAIMS)
+@pytest.mark.parametrize("operator", [*CLAIMS, "choice"])
 def test_in_the_interpreter(operator: str) -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    check(operator, "cpu", interpret=True)
+
+
+@INSTALLED
+@GPU
+@pytest.mark.parametrize("operator", CLAIMS)
+def test_on_a_gpu(operator: str) -> None:
+    check(operator, "cuda", interpret=False)
+
+
+def check(operator: str, device: str, interpret: bool) -> None:
+    """In a process of its own."""
+    environment = os.environ | {"TRITON_INTERPRET": str(int(interpret)), "OMP_NUM_THREADS": "1"}
     environment.pop("STAR_KERNELS", None)
-    command = [sys.executable, str(Path(__file__)), operator]
+    command = [sys.executable, str(Path(__file__)), operator, device]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 #: Operator, function and the numbers that are built into it; small ones, since compiling takes a second or more.
 BUILDS: list[tuple[str, str, dict[str, int | bool]]] = [
-    ("selective_scan", "_forward", {"KEEP": True, "TRAINING": True, "CHUNK": 16, "T": 4, "N": 2, "D": 32}),
-    ("selective_scan", "_backward", {"KEEP": True, "TILES": 8, "T": 2, "N": 2, "D": 32}),
+    ("selective_scan", "_forward", {"KEEP": True, "TRAINING": True, "CHUNK": 64, "T": 4, "N": 2, "D": 32}),
+    ("selective_scan", "_backward", {"KEEP": True, "CHUNK": 64, "T": 2, "N": 2, "D": 32}),
     ("short_convolution", "_forward", {"GATED": True, "TAPS": 3, "T": 8, "D": 32}),
     ("short_convolution", "_backward", {"GATED": True, "TAPS": 3, "T": 8, "D": 32}),
     ("resample", "_forward", {"T": 8, "D": 32}),
@@ -242,7 +260,7 @@ NUMBERS = ("length", "channels", "states", "lead", "blocks", "chunks", "parts", 
 def test_every_kernel_compiles_for_a_gpu() -> None:
     """Up to machine code, which needs no GPU: the interpreter lets pass what the compiler refuses."""
     environment = os.environ | {"TRITON_INTERPRET": "0"}
-    command = [sys.executable, str(Path(__file__)), "compile"]
+    command = [sys.executable, str(Path(__file__)), "compile", "cpu"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -305,5 +323,7 @@ def test_importing_the_kernels_imports_no_triton() -> None:
 
 
 if __name__ == "__main__":
-    for claim in (compile_all,) if sys.argv[1] == "compile" else CLAIMS[sys.argv[1]]:
+    torch.set_default_device(sys.argv[2])
+    others = {"compile": (compile_all,), "choice": (the_choice_follows_the_inputs,)}
+    for claim in (CLAIMS | others)[sys.argv[1]]:
         claim()

@@ -86,7 +86,7 @@ def finished_record(job: Job, folder: Path) -> Record | None:
         training = TrainingRecipe.model_validate(data["settings"]["training"])
         saved = {**data["settings"], "pool": pool.to_dict(), "training": training.model_dump(mode="json")}
         record = None if result is None else _record(result)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         if isinstance(error, StarError):
             raise
         raise StarError(f"{path} is damaged ({error}): choose another folder with --out") from None
@@ -112,7 +112,15 @@ def side_by_side(job: Job, threads: int, device: str) -> Job:
 
 
 def _record(result: dict[str, Any]) -> Record:
-    return Record(**{**result, "curve": tuple((int(tokens), float(loss)) for tokens, loss in result["curve"])})
+    bits = result["bits_per_byte"]
+    return Record(
+        tokens=int(result["tokens"]),
+        seconds=float(result["seconds"]),
+        loss=float(result["loss"]),
+        perplexity=float(result["perplexity"]),
+        bits_per_byte=None if bits is None else float(bits),
+        curve=tuple((int(tokens), float(loss)) for tokens, loss in result["curve"]),
+    )
 
 
 def as_begun(job: Job, folder: Path) -> Job:

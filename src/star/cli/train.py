@@ -98,8 +98,8 @@ def run(
     if record is not None:
         say("this training is finished already", err=True)
     else:
-        computation = _computation(job.training)
-        if device.startswith("cpu") and computation != _computation(cut.training):
+        computation = _computation(job.training, device)
+        if computation != _computation(cut.training, device):
             say(f"computed as it was begun: {computation}", err=True)
         try:
             with corpus_progress() as reading:
@@ -151,8 +151,10 @@ def _job(architecture: ArchitectureTarget, recipe: Recipe, seed: int) -> Job:
     )
 
 
-def _computation(training: TrainingRecipe) -> str:
-    return f"{training.micro_batch_size * training.length:,} tokens at a time, on {training.threads} thread(s)"
+def _computation(training: TrainingRecipe, device: str) -> str:
+    """What decides the last bits of a training."""
+    tokens = f"{training.micro_batch_size * training.length:,} tokens at a time"
+    return f"{tokens}, on {training.threads} thread(s)" if device.startswith("cpu") else tokens
 
 
 def default_folder(architecture: ArchitectureTarget, job: Job) -> Path:

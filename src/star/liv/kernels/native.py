@@ -41,7 +41,9 @@ COMPILERS = ("g++", "c++", "clang++")
 # No -ffast-math: it takes away the rounding that the exponential is built on, infinities and NaN.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
 COMPILE_SECONDS = 300
+WAIT_SECONDS = 0.1  # between looks at a lock; and for the interruption that may have ended a compiler
 KILLED = re.compile("terminated (program|with signal)")  # of a part of a compiler, as where memory is short
+TEMPORARY = ".compiling-"
 FAILURE_SECONDS = 24 * 3600  # a source that did not compile is not tried again for this long
 
 
@@ -90,7 +92,8 @@ class _Failed(Exception):
 
 _libraries: dict[str, Library] = {}
 _loading: dict[str, threading.Lock] = {}
-_running: set[subprocess.Popen[str]] = set()  # compilers
+_running: set[subprocess.Popen[bytes]] = set()  # compilers
+_interrupted = threading.Event()  # nothing is compiled any more
 
 
 def library(source: str) -> Library:
@@ -108,14 +111,22 @@ def library(source: str) -> Library:
 
 
 def load(sources: Iterable[str]) -> None:
-    """Find the libraries of C++ files; those that are still to be compiled as many at a time as there are cores."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        try:
-            list(pool.map(library, sources))
-        except KeyboardInterrupt:  # it reaches this thread alone
-            for process in tuple(_running):
-                _send(process, signal.SIGINT)
-            raise
+    """Find the libraries of C++ files; those that are still to be compiled as many at a time as there are cores.
+
+    An interruption of this process alone ends its compilers; what one of them has started then ends by itself.
+    """
+    try:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            try:
+                list(pool.map(library, sources))
+            except KeyboardInterrupt:  # it reaches this thread alone
+                _interrupted.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in tuple(_running):
+                    process.terminate()
+                raise
+    finally:
+        _interrupted.clear()
 
 
 def forget() -> None:
@@ -247,12 +258,14 @@ def _whole(path: Path) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     """One process at a time; a process that dies gives its lock back."""
     with path.open("w") as file:
-        try:
+        with contextlib.suppress(ImportError, OSError):  # then several may compile; renaming keeps that safe
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):  # then several may compile; renaming keeps that safe
-            pass
+            while not _interrupted.is_set():
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(WAIT_SECONDS)
         yield
 
 
@@ -261,16 +274,18 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
     with contextlib.suppress(OSError):
         if time.time() - record.stat().st_mtime < FAILURE_SECONDS:
             raise _Failed(record.read_text(encoding="utf-8", errors="replace"))
-    temporary = Path(tempfile.mkdtemp(prefix=".compiling-", dir=path.parent))
+    for left in path.parent.glob(f"{TEMPORARY}*"):  # by a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > FAILURE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
     try:
         built = temporary / path.name
         command = [*found.command, *FLAGS, str(source), "-o", str(built)]
         try:
-            status, said = _run(command)
+            status, said = _run(command, temporary / "errors")
         except subprocess.SubprocessError as error:
             raise _Failed(f"{shlex.join(command)} failed ({type(error).__name__})") from None
-        if status == -signal.SIGINT:
-            raise KeyboardInterrupt
         if status or not built.exists():
             errors = [line for line in said.splitlines() if "error" in line] or said.splitlines()
             reason = f"{source.name} does not compile ({errors[0].strip() if errors else f'status {status}'})"
@@ -285,29 +300,33 @@ def _compile(source: Path, path: Path, found: Compiler) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _run(command: list[str]) -> tuple[int, str]:
-    """Status and errors, in English, of a compiler. Its parts and it are a group that no signal to this one reaches."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
-        process_group=0,
-    ) as process:
+def _run(command: list[str], errors: Path) -> tuple[int, str]:
+    """Status and errors, in English, of a compiler. Errors go through a file: of a pipe, parts of a compiler that
+    outlive it would hold the end.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted, or `load` was.
+        subprocess.TimeoutExpired: it took too long.
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+    environment = {**os.environ, "LC_ALL": "C"}
+    with (
+        errors.open("wb") as said,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, env=environment
+        ) as process,
+    ):
         _running.add(process)
         try:
-            _, said = process.communicate(timeout=COMPILE_SECONDS)
+            if _interrupted.is_set():  # too late for `load` to have seen this one
+                raise KeyboardInterrupt
+            status = process.wait(COMPILE_SECONDS)
         except BaseException:
-            _send(process, signal.SIGTERM)
+            process.kill()
             raise
         finally:
             _running.discard(process)
-    return process.returncode, said
-
-
-def _send(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    """To a compiler and its parts."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    if status == -signal.SIGINT or (status and _interrupted.wait(WAIT_SECONDS)):
+        raise KeyboardInterrupt
+    return status, errors.read_text(encoding="utf-8", errors="replace")

@@ -16,7 +16,8 @@ from torch.autograd.function import once_differentiable
 from star.liv.kernels.native import side_by_side
 from star.liv.kernels.triton import on
 
-TIMES, CHANNELS, WARPS = 16, 64, 4  # of a tile
+TIMES, CHANNELS, WARPS = 16, 128, 4  # of a tile
+SIZES = ["length", "lead", "parts", "blocks"]  # one compilation serves all of them
 
 
 @triton.jit
@@ -31,7 +32,7 @@ def _read(values, values_time, shift, shift_time, times, lead, d, inside):
     return near, far, s - lag
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _forward(
     values, shift, y, values_batch, values_time, shift_batch, shift_time,
     length, lead, channels, parts, blocks, T: tl.constexpr, D: tl.constexpr,
@@ -46,7 +47,7 @@ def _forward(
     tl.store(y + at, near + fraction * (far - near), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _shift_backward(
     values, shift, d_y, d_shift, values_batch, values_time, shift_batch, shift_time, y_batch, y_time,
     length, lead, channels, parts, blocks, T: tl.constexpr, D: tl.constexpr,
@@ -62,25 +63,27 @@ def _shift_backward(
     tl.store(d_shift + at, g * (far - near), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _values_backward(
     shift, d_y, d_values, shift_batch, shift_time, y_batch, y_time,
     length, lead, channels, parts, blocks, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     batch = (tl.program_id(0) // (parts * blocks)).to(tl.int64)
-    places = (tl.program_id(0) // blocks % parts * T + tl.arange(0, T)).to(tl.int64)
+    first, t = tl.program_id(0) // blocks % parts * T, tl.arange(0, T)
     d = tl.program_id(0) % blocks * D + tl.arange(0, D)
-    channel = (d < channels)[None, :]
+    channel = d < channels
     shift, d_y = shift + batch * shift_batch, d_y + batch * y_batch
     total = tl.zeros((T, D), tl.float32)
-    for distance in range(lead + 1):
-        times = places - lead + distance
-        inside = ((times >= 0) & (times < length))[:, None] & channel
-        s = tl.load(shift + times[:, None] * shift_time + d[None, :], mask=inside, other=0.0).to(tl.float32)
-        g = tl.load(d_y + times[:, None] * y_time + d[None, :], mask=inside, other=0.0).to(tl.float32)
-        total += tl.maximum(1.0 - tl.abs(s - distance), 0.0) * g
+    for row in range(lead + T):  # the tokens that may read this tile, one by one; the tile stays in registers
+        time = (first - lead + row).to(tl.int64)
+        inside = channel & (time >= 0) & (time < length)
+        s = tl.load(shift + time * shift_time + d, mask=inside, other=0.0).to(tl.float32)
+        g = tl.load(d_y + time * y_time + d, mask=inside, other=0.0).to(tl.float32)
+        away = (s - row)[None, :] + t.to(tl.float32)[:, None]  # from where this place lies
+        total += tl.maximum(1.0 - tl.abs(away), 0.0) * g[None, :]
+    places = (first + t).to(tl.int64)
     at = (batch * (lead + length) + places[:, None]) * channels + d[None, :]
-    tl.store(d_values + at, total, mask=(places < lead + length)[:, None] & channel)
+    tl.store(d_values + at, total, mask=(places < lead + length)[:, None] & channel[None, :])
 
 
 def resample(values: Tensor, shift: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from star.liv.kernels.native import side_by_side
 from star.liv.kernels.triton import on
 
 TIMES, CHANNELS, WARPS = 32, 64, 4  # of a tile
+SIZES = ["length", "parts", "blocks"]  # one compilation serves all of them
 
 
 @triton.jit
@@ -30,7 +31,7 @@ def _u(x, gate, x_time, gate_time, times, length, d, channel, GATED: tl.constexp
     return u
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _forward(
     x, gate_in, gate_out, weight, y,
     x_batch, x_time, in_batch, in_time, out_batch, out_time, weight_channel, weight_tap,
@@ -52,7 +53,7 @@ def _forward(
     tl.store(y + (batch * length + times[:, None]) * channels + d[None, :], total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _backward(
     x, gate_in, gate_out, weight, d_y, d_x, d_in, d_out, d_weight,
     x_batch, x_time, in_batch, in_time, out_batch, out_time, weight_channel, weight_tap, y_batch, y_time,

@@ -25,7 +25,7 @@ from star.liv.kernels.native import side_by_side
 from star.liv.kernels.selective_scan import finished
 from star.liv.kernels.triton import on
 
-CHANNELS = 32  # of a block
+CHANNELS = 16  # of a block
 TILE_NUMBERS = 32  # of a tile's tensors for each thread, backward; forward, which holds fewer of them, twice as many
 MOST_TIMES = 8  # of a tile backward: its steps are written out
 CHUNK = 64  # tokens from one kept state to the next

@@ -228,6 +228,52 @@ def test_what_a_program_is_not_made_for_is_decoded_by_the_plan() -> None:
     )
 
 
+@pytest.mark.parametrize("kernels", ["native", "portable"])
+@pytest.mark.parametrize("tie", [False, True])
+def test_norm_and_head_belong_to_the_token(kernels: str, tie: bool) -> None:
+    """Natively in the same call; what is put in their place, and who wants to be told, is not passed over."""
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=tie), tokens_of(2, 8)
+    with torch.no_grad():
+        model.norm.weight.uniform_(0.5, 2)
+
+    def check_tokens() -> State:
+        found, state = decoded(model, tokens, 2, kernels)
+        with torch.no_grad():
+            torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
+            last = torch.cat([model.last_logits(tokens[:, : t + 1]) for t in range(8)])
+        torch.testing.assert_close(last, found.transpose(0, 1).flatten(0, 1), rtol=1e-4, atol=1e-4)
+        return state
+
+    program = check_tokens().binding.program
+    assert program is not None
+    assert program.outputs == VOCAB
+    with torch.no_grad():
+        model.head.weight.mul_(2)  # the next state notices
+    check_tokens()
+    calls: list[object] = []
+    for module in (model.norm, model.head):
+        handle = module.register_forward_hook(lambda *_: calls.append(0))
+        calls.clear()
+        decoded(model, tokens, 2, kernels)
+        assert len(calls) == 7  # a prompt of 2 and 6 tokens
+        handle.remove()
+    model.head = torch.nn.Linear(32, VOCAB)  # which has a bias
+    check_tokens()
+    model.head = torch.nn.Sequential(model.head, torch.nn.Tanh())  # type: ignore[assignment]
+    check_tokens()
+
+
+def test_single_tokens_are_checked() -> None:
+    model, tokens = small("1.1.1.1.1"), tokens_of(2, 3)
+    state = model.init_state(2, 8)
+    with torch.no_grad():
+        model(tokens[:, :2], state)
+        with pytest.raises(StarError, match="the state is for 2 sequences, not for 1"):
+            model(tokens[:1, 2:], state)
+        with pytest.raises(StarError, match="tokens have shape"):
+            model.last_logits(tokens[:, 2], state)
+
+
 def test_forced_kernels_choose_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(kernels: str | None = None) -> str:
         if kernels is not None:

@@ -118,7 +118,7 @@ class Backbone(nn.Module):
         if state is not None and state.batch_size != x.shape[0]:
             raise StarError(f"the state is for {state.batch_size} sequences, not for {x.shape[0]}; init or reorder it.")
         if state is not None and mask is None and length == 1 and not torch.is_grad_enabled():
-            plan = self._decoder.plan(self, x, state)
+            plan = self._decoder.plan(self, x.squeeze(1), state)
             if plan is not None:
                 return plan(x.squeeze(1), state).unsqueeze(1)
         if state is not None:

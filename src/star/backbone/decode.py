@@ -1,4 +1,5 @@
-"""Decoding a token at a time without gradients: a backbone as a list of functions, made once for its weights.
+"""Decoding a token at a time without gradients: a backbone, and the norm and the head that may come after it, as a list
+of functions, made once for their weights.
 
 What depends on weights alone (transposed and joined matrices, sampled state spaces, decays) is made when the first
 token is decoded, and again for a new state when weights have changed. The plan holds a second copy of the dense
@@ -8,7 +9,7 @@ costs. Where a `Program` can run instead, the plan is made only when it is neede
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -20,18 +21,19 @@ from star.backbone.program import compiled
 from star.backbone.state import State
 from star.liv import Call
 from star.liv.kernels.decoding import DECODING
+from star.liv.reading import transposed
 from star.liv.step import Step, stepper
 
 if TYPE_CHECKING:
     from star.backbone.backbone import Backbone
 
-#: x [B, d] and a state, which is advanced by one token → [B, d].
+#: x [B, d] and a state, which is advanced by one token → [B, d], or what the modules after the backbone make of it.
 Plan = Callable[[Tensor, State], Tensor]
 DTYPES = (torch.float32, torch.float64)
 
 
 class Decoder:
-    """Keeps the plan of one backbone for as long as its weights stay as they are.
+    """Keeps the plan of one backbone, and of what comes after it, for as long as their weights stay as they are.
 
     A state asks for the plan with its first single token and keeps it: it was filled by these weights. Whether they are
     still those that the plan was made from is told by their sums, once for each state, because optimisers may write to
@@ -45,51 +47,56 @@ class Decoder:
     def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
         return Decoder, ()
 
-    def plan(self, backbone: Backbone, x: Tensor, state: State) -> Plan | None:
-        """The plan for these weights, or None where the ordinary pass has to serve."""
+    def plan(self, backbone: Backbone, x: Tensor, state: State, *after: nn.Module) -> Plan | None:
+        """The plan for these weights, or None where the ordinary pass has to serve. `after`: an RMSNorm and a linear
+        map that come after the backbone, or nothing."""
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return None
+        if x.shape != (state.batch_size, backbone.width):
+            return None
         if self not in state.derived:
-            state.derived[self] = self._current(backbone), next(backbone.parameters()).dtype
+            state.derived[self] = self._current(backbone, after), next(backbone.parameters()).dtype
         plan, dtype = state.derived[self]
         return plan if x.dtype == state.dtype == dtype and dtype in DTYPES else None
 
-    def _current(self, backbone: Backbone) -> Plan:
+    def _current(self, backbone: Backbone, after: Sequence[nn.Module]) -> Plan:
         with torch.inference_mode(False), torch.no_grad():
-            sums = _sums(backbone)
+            sums = _sums(backbone, *after)
             if self._plan is None or self._sums is None or not torch.equal(sums, self._sums):
-                self._plan, self._sums = self._fastest(backbone, sums), sums
+                self._plan, self._sums = self._fastest(backbone, after, sums), sums
         return self._plan
 
-    def _fastest(self, backbone: Backbone, sums: Tensor) -> Plan:
+    def _fastest(self, backbone: Backbone, after: Sequence[nn.Module], sums: Tensor) -> Plan:
         """The program of these weights, for states that it does not serve the plan."""
-        program = compiled(backbone)
+        program = compiled(backbone, *after)
         if program is None:
-            return make_plan(backbone)
+            return make_plan(backbone, *after)
         made: list[Plan] = []
 
         def plan(x: Tensor, state: State) -> Tensor:
             if not made:
                 with torch.inference_mode(False), torch.no_grad():
-                    made.append(make_plan(backbone))
-                    if not torch.equal(_sums(backbone), sums):
+                    made.append(make_plan(backbone, *after))
+                    if not torch.equal(_sums(backbone, *after), sums):
                         self._plan = None  # weights have changed: good for this state, but not for the next one
             return made[0](x, state)
 
         return lambda x, state: DECODING(x, partial(plan, state=state), program.bound(state))
 
 
-def _sums(backbone: Backbone) -> Tensor:
-    return torch.stack([weight.double().sum() for weight in backbone.parameters()])
+def _sums(*modules: nn.Module) -> Tensor:
+    return torch.stack([weight.double().sum() for module in modules for weight in module.parameters()])
 
 
-def make_plan(backbone: Backbone) -> Plan:
-    """A function that is the backbone for one token."""
-    advanced = make_step(backbone)
+def make_plan(backbone: Backbone, *after: nn.Module) -> Plan:
+    """A function that is the backbone for one token, and what comes after it."""
+    advanced, ends = make_step(backbone), [_end(module) for module in after]
 
     def plan(x: Tensor, state: State) -> Tensor:
         x = advanced(x, Call(state.position, state.reserve(1, None), derived=state.derived), state)
         state.position += 1
+        for end in ends:
+            x = end(x)
         return x
 
     return plan
@@ -127,6 +134,14 @@ def _stage(backbone: Backbone, number: int) -> tuple[int | None, bool, Callable[
         return u
 
     return stage.source, number in backbone.sources, advanced
+
+
+def _end(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A module after the backbone, with a matrix transposed, which is read faster."""
+    if not isinstance(module, nn.Linear):
+        return _norm(module)
+    matrix = transposed(module.weight)
+    return lambda x: x @ matrix
 
 
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:

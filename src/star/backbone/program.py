@@ -1,4 +1,5 @@
-"""Decoding a token at a time in one call of C++: a backbone as a list of operations, bound to the tensors of a state.
+"""Decoding a token at a time in one call of C++: a backbone, and the norm and the head that may come after it, as a
+list of operations, bound to the tensors of a state.
 
 `compiled` writes the list once for the weights; `Program.bound` turns it into records with addresses once for each
 state, and again when a tensor of the state has been replaced (by a pass that records gradients). Float32 on the CPU.
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from star.backbone.state import Binding, Slots, State
 from star.liv.kernels import decoding as native
 from star.liv.kernels.native import library, readable
-from star.liv.listing import Buffer, Entry, Listing, Value
+from star.liv.listing import Buffer, Entry, Listing, Value, fixed
 from star.liv.program import serves, write
 
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ def native_operations(backbone: Backbone) -> bool:
     )
 
 
-def compiled(backbone: Backbone) -> Program | None:
-    """The program of a backbone for its present weights, or None where it has none."""
-    if not native_operations(backbone):
+def compiled(backbone: Backbone, *after: nn.Module) -> Program | None:
+    """The program of a backbone and of what comes after it, an RMSNorm and a linear map or nothing, for their present
+    weights; None where it has none."""
+    weights = [weight for module in (backbone, *after) for weight in module.parameters()]
+    if not native_operations(backbone) or not all(map(readable, weights)):
         return None
     listing, width = Listing(), backbone.width
     stream, normed, kept = Buffer(width), Buffer(width), dict[int, Buffer]()
@@ -51,16 +54,26 @@ def compiled(backbone: Backbone) -> Program | None:
             listing.add(native.Add, size=width, x=kept[stage.source], y=stream)
         norm = backbone.norms[number]
         if isinstance(norm, nn.RMSNorm):
-            weight, epsilon = norm.weight.detach().contiguous(), norm.eps or 0.0
-            listing.add(native.Norm, size=width, x=stream, weight=weight, y=normed, epsilon=epsilon)
+            listing.add(native.Norm, size=width, x=stream, weight=fixed(norm.weight), y=normed, epsilon=norm.eps or 0.0)
         for index in stage.livs:
             write(backbone.livs[index], normed, stream, listing)  # type: ignore[arg-type]
         if number in backbone.sources:
             kept[number] = Buffer(width)
             listing.add(native.Copy, size=width, x=stream, y=kept[number])
-    listing.add(native.Copy, size=width, x=stream, y=None)
-    nbytes = sum(weight.nbytes for weight in backbone.parameters())
-    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, nbytes)
+    outputs = width
+    for module in after:
+        if isinstance(module, nn.Linear):
+            outputs = module.out_features
+            matrix = fixed(module.weight)
+            listing.add(native.Product, inputs=width, outputs=outputs, sign=0, x=normed, weight=matrix, y=None)
+        else:
+            assert isinstance(module, nn.RMSNorm)
+            weight, epsilon = fixed(module.weight), module.eps or 0.0
+            listing.add(native.Norm, size=width, x=stream, weight=weight, y=normed, epsilon=epsilon)
+    if not after:
+        listing.add(native.Copy, size=width, x=stream, y=None)
+    nbytes = sum(weight.nbytes for weight in weights)
+    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, outputs, nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +83,13 @@ class Program:
     entries: tuple[Entry, ...]
     conditions: tuple[Callable[[State], bool], ...]
     slots: Callable[[int], Slots]  # that a state of so many tokens must have
+    outputs: int  # numbers of each sequence
     nbytes: int  # of the weights
 
     def bound(self, state: State) -> Callable[[Tensor], Tensor] | None:
-        """What advances a state by a token, x [B, d] → [B, d]; None where the state is not one for native operations:
-        its batch is too large, it holds padding, other numbers than float32, or tensors that gradients flow through."""
+        """What advances a state by a token, x [B, d] → [B, outputs]; None where the state is not one for native
+        operations: its batch is too large, it holds padding, other numbers than float32, or tensors that gradients flow
+        through."""
         if state.valid is not None or state.batch_size > native.MOST:
             return None
         if torch.get_num_threads() > 1 and self.nbytes > ALONE:
@@ -110,7 +125,7 @@ class _Bound:
         self._noticed = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._buffers: dict[Buffer, Tensor] = {}
         self._records = [self._record(entry, state) for entry in program.entries]
-        self._first, self._last = self._records[0], self._records[-1]
+        self._first, self._last, self._outputs = self._records[0], self._records[-1], program.outputs
         addresses = [ctypes.addressof(record) for record in self._records]
         self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
         inputs = max((record.inputs for record in self._records if isinstance(record, native.Product)), default=0)
@@ -147,7 +162,7 @@ class _Bound:
 
     def run(self, state: State, x: Tensor) -> Tensor:
         state.reserve(1, None)
-        x, y = x.contiguous(), torch.empty_like(x)
+        x, y = x.contiguous(), x.new_empty((x.shape[0], self._outputs))
         self._first.x, self._last.y = x.data_ptr(), y.data_ptr()
         self._program.position = state.position
         self._library.call("decode", self._program)

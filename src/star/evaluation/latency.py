@@ -26,7 +26,7 @@ def prefill_seconds(model: LanguageModel, length: int) -> float:
 
     def prefill() -> None:
         state = model.init_state(1, length)
-        model.head(model.hidden(tokens, state)[:, -1])
+        model.last_logits(tokens, state)
 
     return _in_evaluation(model, lambda: median(_timed(model, prefill) for _ in _repetitions(model, prefill)))
 
@@ -43,7 +43,7 @@ def decode_seconds(model: LanguageModel, length: int) -> float:
         times = []
         for step in range(length, length + steps):
             token = tokens[:, step : step + 1]
-            times.append(_timed(model, lambda token=token: model.head(model.hidden(token, state)[:, -1])))  # type: ignore[misc]
+            times.append(_timed(model, lambda token=token: model.last_logits(token, state)))  # type: ignore[misc]
         return median(times[WARM_UP:])
 
     return _in_evaluation(model, measured)

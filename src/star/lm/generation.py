@@ -105,7 +105,7 @@ def _tokens(
             if replayed is not None and state.position:
                 logits = replayed(last)
             else:
-                logits = model.head(model.hidden(inputs, state, mask)[:, -1])
+                logits = model.last_logits(inputs, state, mask)
             if seen is not None:
                 logits = penalised(logits, seen, penalty)
             drawn = following(logits)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from star.backbone import Backbone, State
+from star.backbone.decode import Decoder
 from star.backbone.norm import RMSNorm
 from star.errors import StarError
 from star.genome import BackboneGenome, OptionPool, Routing
@@ -40,6 +41,7 @@ class LanguageModel(nn.Module):
             self.head.weight = self.embedding.weight
         else:
             nn.init.normal_(self.head.weight, std=HEAD_STD)
+        self._decoder = Decoder()
 
     @classmethod
     def from_genome(
@@ -92,7 +94,24 @@ class LanguageModel(nn.Module):
         A state is advanced by ℓ tokens, any number at a time. attention_mask: [B, ℓ], 0 or False at padding; with a
         state, padding stands on the left.
         """
+        if state is not None and tokens.dim() == 2 and tokens.shape[1] == 1:
+            return self.last_logits(tokens, state, attention_mask).unsqueeze(1)
         return self.head(self.hidden(tokens, state, attention_mask))
+
+    def last_logits(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
+        """What `forward` says of the last of the tokens alone: tokens [B, ℓ] → logits [B, vocab]."""
+        single = tokens.dim() == 2 and tokens.shape[1] == 1 and attention_mask is None and not torch.is_grad_enabled()
+        if state is not None and single and self._plain_end():
+            x = self.embedding(tokens[:, 0])
+            plan = self._decoder.plan(self.backbone, x, state, self.norm, self.head)
+            if plan is not None:
+                return plan(x, state)
+        return self.head(self.hidden(tokens, state, attention_mask)[:, -1])
+
+    def _plain_end(self) -> bool:
+        """Whether norm and head are what this class made, and nobody wants to be told when they run."""
+        plain = type(self.norm) is RMSNorm and type(self.head) is nn.Linear and self.head.bias is None
+        return plain and not any(end._forward_hooks or end._forward_pre_hooks for end in (self.norm, self.head))
 
     def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What the head reads: [B, ℓ, d], normalised."""

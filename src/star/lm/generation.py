@@ -109,7 +109,7 @@ def _tokens(
             if seen is not None:
                 logits = penalised(logits, seen, penalty)
             drawn = following(logits)
-        last = torch.where(ending.reached, last, drawn.clone())
+        last = ending.held(last, drawn)
         yield last
         if ending.after(last):
             return
@@ -140,6 +140,10 @@ class _Ending:
         self._stops = [torch.tensor(list(stop), dtype=torch.long, device=device) for stop in stops]
         longest = max((len(stop) for stop in self._stops), default=0)
         self._tail = torch.full((batch, longest), -1, dtype=torch.long, device=device)  # -1: before the continuation
+
+    def held(self, last: Tensor, drawn: Tensor) -> Tensor:
+        """The drawn tokens [B], but the last one again where a sequence has ended."""
+        return torch.where(self.reached, last, drawn) if self._stops else drawn.clone()
 
     def after(self, last: Tensor) -> bool:
         """Take note of the next token [B]; whether all sequences have ended."""

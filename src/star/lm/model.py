@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from star.backbone import Backbone, State
 from star.backbone.decode import Decoder
@@ -101,17 +102,20 @@ class LanguageModel(nn.Module):
     def last_logits(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What `forward` says of the last of the tokens alone: tokens [B, ℓ] → logits [B, vocab]."""
         single = tokens.dim() == 2 and tokens.shape[1] == 1 and attention_mask is None and not torch.is_grad_enabled()
-        if state is not None and single and self._plain_end():
-            x = self.embedding(tokens[:, 0])
+        if state is not None and single and self._plain():
+            x = functional.embedding(tokens[:, 0], self.embedding.weight)
             plan = self._decoder.plan(self.backbone, x, state, self.norm, self.head)
             if plan is not None:
                 return plan(x, state)
         return self.head(self.hidden(tokens, state, attention_mask)[:, -1])
 
-    def _plain_end(self) -> bool:
-        """Whether norm and head are what this class made, and nobody wants to be told when they run."""
-        plain = type(self.norm) is RMSNorm and type(self.head) is nn.Linear and self.head.bias is None
-        return plain and not any(end._forward_hooks or end._forward_pre_hooks for end in (self.norm, self.head))
+    def _plain(self) -> bool:
+        """Whether what stands around the backbone is what this class made, and nobody wants to be told when it runs."""
+        kinds = ((self.embedding, nn.Embedding), (self.norm, RMSNorm), (self.head, nn.Linear))
+        return self.head.bias is None and all(
+            type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+            for module, kind in kinds
+        )
 
     def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What the head reads: [B, ℓ, d], normalised."""

@@ -251,7 +251,7 @@ def test_norm_and_head_belong_to_the_token(kernels: str, tie: bool) -> None:
         model.head.weight.mul_(2)  # the next state notices
     check_tokens()
     calls: list[object] = []
-    for module in (model.norm, model.head):
+    for module in (model.embedding, model.norm, model.head):
         handle = module.register_forward_hook(lambda *_: calls.append(0))
         calls.clear()
         decoded(model, tokens, 2, kernels)

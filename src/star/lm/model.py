@@ -112,10 +112,11 @@ class LanguageModel(nn.Module):
     def _plain(self) -> bool:
         """Whether what stands around the backbone is what this class made, and nobody wants to be told when it runs."""
         kinds = ((self.embedding, nn.Embedding), (self.norm, RMSNorm), (self.head, nn.Linear))
-        return self.head.bias is None and all(
+        own = all(
             type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
             for module, kind in kinds
         )
+        return own and self.head.bias is None
 
     def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What the head reads: [B, ℓ, d], normalised."""

@@ -167,7 +167,7 @@ def assert_compiles_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     cache = tmp_path / "cache" / "kernels"
     assert not [path for path in cache.iterdir() if path.suffix != ".lock"]
     monkeypatch.setenv("CXX", str(tmp_path / "recording"))
-    native.compiler.cache_clear()
+    native.forget()
     assert twice_21(native.library("double.cpp")) == 42
 
 
@@ -183,6 +183,19 @@ def test_an_interruption_ends_compilers_and_leaves_nothing(
     with interruption(tmp_path / "began"):
         find("double.cpp")
     assert time.monotonic() - started < SOON
+    assert not running(int((tmp_path / "began").read_text()))
+    assert_compiles_later(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("does", ["exec sleep 60", "trap '' TERM; sleep 60"])
+def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    compiler_that(tmp_path, monkeypatch, does)
+    monkeypatch.setattr(native, "COMPILE_SECONDS", 0.5)
+    started = time.monotonic()
+    assert "TimeoutExpired" in str(native.library("double.cpp").problem)
+    assert time.monotonic() - started < SOON
+    assert not running(int((tmp_path / "began").read_text()))
+    monkeypatch.setattr(native, "COMPILE_SECONDS", 60)
     assert_compiles_later(tmp_path, monkeypatch)
 
 

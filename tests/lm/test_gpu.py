@@ -91,6 +91,6 @@ def test_bfloat16_learns_what_float32_learns() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        losses[enabled] = float(loss)
+        losses[enabled] = loss.item()
     assert losses[False] < 2.0
     assert abs(losses[True] - losses[False]) < 0.2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from views import POOL, VOCAB, tiny
 
 from star import BackboneGenome, LanguageModel, StarError
-from star.backbone import State
+from star.backbone import Backbone, State
 from star.backbone.program import compiled, native_operations
 from star.genome import Extension, preset, random_genome
 from star.liv.kernels import forced, native
@@ -228,39 +229,153 @@ def test_what_a_program_is_not_made_for_is_decoded_by_the_plan() -> None:
     )
 
 
-@pytest.mark.parametrize("kernels", ["native", "portable"])
+BOTH = pytest.mark.parametrize("kernels", ["native", "portable"])
+
+
+def check_tokens(model: LanguageModel, kernels: str) -> State:
+    """Token by token, all at once, and the last ones alone."""
+    tokens = tokens_of(2, 8)
+    found, state = decoded(model, tokens, 2, kernels)
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
+        last = torch.cat([model.last_logits(tokens[:, : t + 1]) for t in range(8)])
+    torch.testing.assert_close(last, found.transpose(0, 1).flatten(0, 1), rtol=1e-4, atol=1e-4)
+    return state
+
+
+@BOTH
 @pytest.mark.parametrize("tie", [False, True])
 def test_norm_and_head_belong_to_the_token(kernels: str, tie: bool) -> None:
-    """Natively in the same call; what is put in their place, and who wants to be told, is not passed over."""
-    model, tokens = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=tie), tokens_of(2, 8)
+    """Natively in the same call."""
+    model = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=tie)
     with torch.no_grad():
         model.norm.weight.uniform_(0.5, 2)
-
-    def check_tokens() -> State:
-        found, state = decoded(model, tokens, 2, kernels)
-        with torch.no_grad():
-            torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
-            last = torch.cat([model.last_logits(tokens[:, : t + 1]) for t in range(8)])
-        torch.testing.assert_close(last, found.transpose(0, 1).flatten(0, 1), rtol=1e-4, atol=1e-4)
-        return state
-
-    program = check_tokens().binding.program
+    program = check_tokens(model, kernels).binding.program
     assert program is not None
     assert program.outputs == VOCAB
-    with torch.no_grad():
-        model.head.weight.mul_(2)  # the next state notices
-    check_tokens()
-    calls: list[object] = []
-    for module in (model.embedding, model.norm, model.head):
-        handle = module.register_forward_hook(lambda *_: calls.append(0))
-        calls.clear()
-        decoded(model, tokens, 2, kernels)
-        assert len(calls) == 7  # a prompt of 2 and 6 tokens
-        handle.remove()
     model.head = torch.nn.Linear(32, VOCAB)  # which has a bias
-    check_tokens()
+    check_tokens(model, kernels)
     model.head = torch.nn.Sequential(model.head, torch.nn.Tanh())  # type: ignore[assignment]
-    check_tokens()
+    check_tokens(model, kernels)
+
+
+CHANGES: dict[str, Callable[[LanguageModel], object]] = {
+    "in place": lambda model: model.head.weight.data.mul_(2),
+    "permuted": lambda model: model.head.weight.data.copy_(model.head.weight.data.flip(0)),
+    "data": lambda model: setattr(model.head.weight, "data", model.head.weight.data.flip(0)),
+    "module": lambda model: setattr(model, "head", torch.nn.Linear(32, VOCAB + 3, bias=False)),
+    "norm": lambda model: setattr(model.norm.weight, "data", 2 * model.norm.weight.data),
+    "shared": lambda model: model.share_memory(),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("change", CHANGES)
+def test_norm_and_head_are_read_where_they_are(kernels: str, change: str) -> None:
+    """At once, by a state that has decoded tokens before, and by the next one."""
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=False), tokens_of(2, 8)
+    with forced(kernels), torch.no_grad():
+        state = model.init_state(2, 8)
+        for t in range(4):
+            model(tokens[:, t : t + 1], state)
+        CHANGES[change](model)
+        found = torch.cat([model(tokens[:, t : t + 1], state) for t in range(4, 8)], 1)
+        torch.testing.assert_close(found, model(tokens)[:, 4:], rtol=1e-4, atol=1e-4)
+    check_tokens(model, kernels)
+
+
+class Steered(Backbone):
+    def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
+        return 2 * super().forward(x, state, mask)
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner: Backbone) -> None:
+        super().__init__()
+        self.inner, self.init_state = inner, inner.init_state
+
+    def forward(self, *inputs: Any) -> Tensor:
+        return 2 * self.inner(*inputs)
+
+
+class Shifted(LanguageModel):
+    def hidden(self, *inputs: Any) -> Tensor:
+        return super().hidden(*inputs) + 1
+
+
+def steered(model: LanguageModel) -> None:
+    model.backbone.__class__ = Steered
+
+
+def wrapped(model: LanguageModel) -> None:
+    model.backbone = Wrapped(model.backbone)  # type: ignore[assignment]
+
+
+def shifted(model: LanguageModel) -> None:
+    model.__class__ = Shifted
+
+
+def patched(model: LanguageModel) -> None:
+    model.head.forward = lambda x: 3 * torch.nn.functional.linear(x, model.head.weight)  # type: ignore[method-assign]
+
+
+def other_norm(model: LanguageModel) -> None:
+    model.norm = torch.nn.LayerNorm(32)  # type: ignore[assignment]
+
+
+@BOTH
+@pytest.mark.parametrize("change", [steered, wrapped, shifted, patched, other_norm])
+def test_what_is_not_ours_is_not_passed_over(kernels: str, change: Callable[[LanguageModel], None]) -> None:
+    model = small("1.1.1.1.1 5.1.1.1.1")
+    change(model)
+    check_tokens(model, kernels)
+
+
+@BOTH
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("part", ["backbone", "embedding", "norm", "head", None])
+def test_hooks_are_told_of_every_pass(kernels: str, before: bool, part: str | None) -> None:
+    """Those of a module, and those of all modules."""
+    model, calls = small("1.1.1.1.1 5.1.1.1.1"), list[object]()
+    module = model if part is None else getattr(model, part)
+    if part is None:
+        every = torch.nn.modules.module
+        register = every.register_module_forward_pre_hook if before else every.register_module_forward_hook
+    else:
+        register = module.register_forward_pre_hook if before else module.register_forward_hook
+
+    def note(module: torch.nn.Module, *_: object) -> None:
+        calls.extend([0] if module in (model.backbone, model.embedding, model.norm, model.head) else [])
+
+    handle = register(note)
+    try:
+        decoded(model, tokens_of(2, 8), 2, kernels)
+    finally:
+        handle.remove()
+    assert len(calls) == 7 * (4 if part is None else 1)  # a prompt of 2 and 6 tokens
+
+
+@BOTH
+def test_a_mask_may_come_with_a_single_token(kernels: str) -> None:
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1"), tokens_of(2, 4)
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    with forced(kernels), torch.no_grad():
+        expected = model(tokens, attention_mask=mask)
+        state = model.init_state(2, 4)
+        found = [model(tokens[:, t : t + 1], state, mask[:, t : t + 1]) for t in range(4)]
+    torch.testing.assert_close(torch.cat(found, 1)[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_large_head_is_left_to_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outputs(threads: int) -> int:
+        torch.set_num_threads(threads)
+        program = check_tokens(small("1.1.1.1.1 5.1.1.1.1"), "native").binding.program
+        assert program is not None
+        return int(program.outputs)
+
+    assert outputs(2) == VOCAB
+    monkeypatch.setattr("star.lm.model.HEAD_ALONE", 0)
+    assert (outputs(1), outputs(2)) == (VOCAB, 32)
 
 
 def test_single_tokens_are_checked() -> None:

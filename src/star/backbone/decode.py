@@ -1,10 +1,10 @@
-"""Decoding a token at a time without gradients: a backbone, and the norm and the head that may come after it, as a list
-of functions, made once for their weights.
+"""Decoding a token at a time without gradients: a backbone as a list of functions, made once for its weights.
 
 What depends on weights alone (transposed and joined matrices, sampled state spaces, decays) is made when the first
 token is decoded, and again for a new state when weights have changed. The plan holds a second copy of the dense
 weights; it serves float32 and float64 on the CPU, where reading weights and calling small functions is all that a token
-costs. Where a `Program` can run instead, the plan is made only when it is needed.
+costs. Where a `Program` can run instead, the plan is made only when it is needed. Norm and head may come after the
+backbone; their weights are read where they are at every token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from star.backbone.program import compiled
 from star.backbone.state import State
 from star.liv import Call
 from star.liv.kernels.decoding import DECODING
-from star.liv.reading import transposed
 from star.liv.step import Step, stepper
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class Decoder:
-    """Keeps the plan of one backbone, and of what comes after it, for as long as their weights stay as they are.
+    """Keeps the plan of one backbone, and of what comes after it, for as long as its weights stay as they are.
 
     A state asks for the plan with its first single token and keeps it: it was filled by these weights. Whether they are
     still those that the plan was made from is told by their sums, once for each state, because optimisers may write to
@@ -42,28 +41,31 @@ class Decoder:
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
-        self._sums: Tensor | None = None
+        self._made_of: tuple[Tensor, tuple[int, ...]] | None = None
 
     def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
         return Decoder, ()
 
-    def plan(self, backbone: Backbone, x: Tensor, state: State, *after: nn.Module) -> Plan | None:
+    def plan(self, backbone: Backbone, x: Tensor, state: State, *after: nn.RMSNorm | nn.Linear) -> Plan | None:
         """The plan for these weights, or None where the ordinary pass has to serve. `after`: an RMSNorm and a linear
-        map that come after the backbone, or nothing."""
+        map without bias that come after the backbone, or nothing."""
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return None
-        if x.shape != (state.batch_size, backbone.width):
+        if not x.dtype == state.dtype in DTYPES or x.shape != (state.batch_size, backbone.width):
             return None
-        if self not in state.derived:
-            state.derived[self] = self._current(backbone, after), next(backbone.parameters()).dtype
-        plan, dtype = state.derived[self]
-        return plan if x.dtype == state.dtype == dtype and dtype in DTYPES else None
+        places = tuple(module.weight.data_ptr() for module in after)
+        plan, dtype, known = state.derived.get(self, (None, None, None))
+        if plan is None or known != places:
+            plan, dtype = self._current(backbone, after, places), next(backbone.parameters()).dtype
+            state.derived[self] = plan, dtype, places
+        return plan if x.dtype == dtype else None
 
-    def _current(self, backbone: Backbone, after: Sequence[nn.Module]) -> Plan:
+    def _current(self, backbone: Backbone, after: Sequence[nn.Module], places: tuple[int, ...]) -> Plan:
         with torch.inference_mode(False), torch.no_grad():
-            sums = _sums(backbone, *after)
-            if self._plan is None or self._sums is None or not torch.equal(sums, self._sums):
-                self._plan, self._sums = self._fastest(backbone, after, sums), sums
+            sums = _sums(backbone)
+            known = self._made_of
+            if self._plan is None or known is None or known[1] != places or not torch.equal(known[0], sums):
+                self._plan, self._made_of = self._fastest(backbone, after, sums), (sums, places)
         return self._plan
 
     def _fastest(self, backbone: Backbone, after: Sequence[nn.Module], sums: Tensor) -> Plan:
@@ -77,26 +79,26 @@ class Decoder:
             if not made:
                 with torch.inference_mode(False), torch.no_grad():
                     made.append(make_plan(backbone, *after))
-                    if not torch.equal(_sums(backbone, *after), sums):
+                    if not torch.equal(_sums(backbone), sums):
                         self._plan = None  # weights have changed: good for this state, but not for the next one
             return made[0](x, state)
 
         return lambda x, state: DECODING(x, partial(plan, state=state), program.bound(state))
 
 
-def _sums(*modules: nn.Module) -> Tensor:
-    return torch.stack([weight.double().sum() for module in modules for weight in module.parameters()])
+def _sums(backbone: Backbone) -> Tensor:
+    return torch.stack([weight.double().sum() for weight in backbone.parameters()])
 
 
 def make_plan(backbone: Backbone, *after: nn.Module) -> Plan:
     """A function that is the backbone for one token, and what comes after it."""
-    advanced, ends = make_step(backbone), [_end(module) for module in after]
+    advanced = make_step(backbone)
 
     def plan(x: Tensor, state: State) -> Tensor:
         x = advanced(x, Call(state.position, state.reserve(1, None), derived=state.derived), state)
         state.position += 1
-        for end in ends:
-            x = end(x)
+        for module in after:
+            x = module(x)
         return x
 
     return plan
@@ -134,14 +136,6 @@ def _stage(backbone: Backbone, number: int) -> tuple[int | None, bool, Callable[
         return u
 
     return stage.source, number in backbone.sources, advanced
-
-
-def _end(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A module after the backbone, with a matrix transposed, which is read faster."""
-    if not isinstance(module, nn.Linear):
-        return _norm(module)
-    matrix = transposed(module.weight)
-    return lambda x: x @ matrix
 
 
 def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:

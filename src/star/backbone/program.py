@@ -72,8 +72,9 @@ def compiled(backbone: Backbone, *after: nn.Module) -> Program | None:
             listing.add(native.Norm, size=width, x=stream, weight=weight, y=normed, epsilon=epsilon)
     if not after:
         listing.add(native.Copy, size=width, x=stream, y=None)
-    nbytes = sum(weight.nbytes for weight in weights)
-    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, outputs, nbytes)
+    nbytes = sum(weight.nbytes for weight in backbone.parameters())
+    known = tuple(value for entry in listing.entries for value in entry.values.values() if isinstance(value, Tensor))
+    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, known, outputs, nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,9 @@ class Program:
     entries: tuple[Entry, ...]
     conditions: tuple[Callable[[State], bool], ...]
     slots: Callable[[int], Slots]  # that a state of so many tokens must have
+    fixed: tuple[Tensor, ...]  # weights, and what is made of them
     outputs: int  # numbers of each sequence
-    nbytes: int  # of the weights
+    nbytes: int  # of the weights of the backbone
 
     def bound(self, state: State) -> Callable[[Tensor], Tensor] | None:
         """What advances a state by a token, x [B, d] → [B, outputs]; None where the state is not one for native
@@ -95,7 +97,8 @@ class Program:
         if torch.get_num_threads() > 1 and self.nbytes > ALONE:
             return None
         binding = state.binding
-        addresses = [tensor.data_ptr() for tensor in _tensors(state)]
+        # Of weights too: sharing them with another process moves them.
+        addresses = [tensor.data_ptr() for tensor in (*_tensors(state), *self.fixed)]
         if binding.program is not self or binding.addresses != addresses:
             fits = all(
                 readable(tensor) and tensor.is_contiguous() and not tensor.requires_grad for tensor in _tensors(state)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from star.backbone import Backbone, State
 from star.backbone.decode import Decoder
@@ -21,6 +22,7 @@ from star.lm.config import LanguageModelConfig
 from star.lm.generation import generate
 
 HEAD_STD = 0.02
+HEAD_ALONE = 1 << 22  # bytes of a head that one thread reads as soon as several do
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -95,28 +97,46 @@ class LanguageModel(nn.Module):
         A state is advanced by ℓ tokens, any number at a time. attention_mask: [B, ℓ], 0 or False at padding; with a
         state, padding stands on the left.
         """
-        if state is not None and tokens.dim() == 2 and tokens.shape[1] == 1:
-            return self.last_logits(tokens, state, attention_mask).unsqueeze(1)
+        single = self._single(tokens, state, attention_mask)
+        if single is not None:
+            return single.unsqueeze(1)
         return self.head(self.hidden(tokens, state, attention_mask))
 
     def last_logits(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What `forward` says of the last of the tokens alone: tokens [B, ℓ] → logits [B, vocab]."""
-        single = tokens.dim() == 2 and tokens.shape[1] == 1 and attention_mask is None and not torch.is_grad_enabled()
-        if state is not None and single and self._plain():
-            x = functional.embedding(tokens[:, 0], self.embedding.weight)
-            plan = self._decoder.plan(self.backbone, x, state, self.norm, self.head)
-            if plan is not None:
-                return plan(x, state)
-        return self.head(self.hidden(tokens, state, attention_mask)[:, -1])
+        single = self._single(tokens, state, attention_mask)
+        return self.head(self.hidden(tokens, state, attention_mask)[:, -1]) if single is None else single
+
+    def _single(self, tokens: Tensor, state: State | None, attention_mask: Tensor | None) -> Tensor | None:
+        """Logits [B, vocab] of a single token of each sequence by one call, norm and head included, where that can be:
+        they are what this class made, nobody wants to be told when they run, and one thread reads the head soonest."""
+        if state is None or attention_mask is not None or torch.is_grad_enabled():
+            return None
+        if tokens.dim() != 2 or tokens.shape[1] != 1 or not self._plain():
+            return None
+        if self.head.weight.nbytes > HEAD_ALONE and torch.get_num_threads() > 1:
+            return None
+        x = functional.embedding(tokens[:, 0], self.embedding.weight)
+        plan = self._decoder.plan(self.backbone, x, state, self.norm, self.head)
+        return None if plan is None else plan(x, state)
 
     def _plain(self) -> bool:
-        """Whether what stands around the backbone is what this class made, and nobody wants to be told when it runs."""
-        kinds = ((self.embedding, nn.Embedding), (self.norm, RMSNorm), (self.head, nn.Linear))
-        own = all(
-            type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
-            for module, kind in kinds
+        """Whether the parts are of the classes that this one gave them, without hooks or methods of their own."""
+        kinds = (
+            (self.backbone, Backbone),
+            (self.embedding, nn.Embedding),
+            (self.norm, RMSNorm),
+            (self.head, nn.Linear),
         )
-        return own and self.head.bias is None
+        hooked = _global_forward_hooks or _global_forward_pre_hooks
+        if hooked or type(self).hidden is not LanguageModel.hidden or getattr(self.head, "bias", None) is not None:
+            return False
+        return all(
+            type(part) is kind
+            and not (part._forward_hooks or part._forward_pre_hooks)
+            and "forward" not in part.__dict__
+            for part, kind in kinds
+        )
 
     def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What the head reads: [B, ℓ, d], normalised."""

@@ -110,7 +110,7 @@ class Program(ctypes.Structure):
 
 
 class Bound(Protocol):
-    """What runs a token of one decoding state natively: x [B, d] → [B, d]."""
+    """What runs a token of one decoding state natively: x [B, d] → [B, outputs]."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 

@@ -113,7 +113,8 @@ def library(source: str) -> Library:
 def load(sources: Iterable[str]) -> None:
     """Find the libraries of C++ files; those that are still to be compiled as many at a time as there are cores.
 
-    An interruption of this process alone ends its compilers; what one of them has started then ends by itself.
+    An interruption of this process alone ends its compilers, as does taking too long; what one of them has started then
+    ends by itself.
     """
     try:
         with ThreadPoolExecutor(usable_cores()) as pool:
@@ -323,6 +324,9 @@ def _run(command: list[str], errors: Path) -> tuple[int, str]:
                 raise KeyboardInterrupt
             status = process.wait(COMPILE_SECONDS)
         except BaseException:
+            process.terminate()  # g++ takes away what it has written, given the time
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10 * WAIT_SECONDS)
             process.kill()
             raise
         finally:

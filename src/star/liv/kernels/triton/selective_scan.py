@@ -4,9 +4,9 @@ exponentials and products are made for a whole tile at once, and the recurrence,
 warps hide no wait for memory, what a tile reads is asked for one tile ahead.
 
 Forward keeps h at the start of every chunk of tiles. Backward goes through chunks from the last to the first: once
-forward for the h at the start of each tile, which a program writes to memory of its own that stays in the cache, then
-backward, computing the rest of a tile again. What several blocks of channels add to the gradients of B and C is kept
-apart and summed afterwards, so that results never differ.
+forward for the h at the start of each tile, which a program writes to memory of its own (little enough for the cache,
+for usual numbers of states), then backward, computing the rest of a tile again. What several blocks of channels add to
+the gradients of B and C is kept apart and summed afterwards, so that results never differ.
 """
 
 from __future__ import annotations

@@ -284,6 +284,23 @@ def test_norm_and_head_are_read_where_they_are(kernels: str, change: str) -> Non
     check_tokens(model, kernels)
 
 
+def test_weights_that_have_moved_are_found_again() -> None:
+    """As sending a model to another process does. Memory that was theirs may still hold what it held."""
+    model, tokens = small("9.1.1.1.1 9.1.1.1.1"), tokens_of(2, 8)
+    with forced("native"), torch.no_grad():
+        state = model.init_state(2, 8)
+        for t in range(4):
+            model(tokens[:, t : t + 1], state)
+        weights = list(model.backbone.parameters())
+        before = [weight.data_ptr() for weight in weights]
+        model.backbone.share_memory()
+        assert all(weight.data_ptr() != place for weight, place in zip(weights, before, strict=True))
+        for weight in weights:
+            weight.mul_(1.1)
+        found = model(tokens[:, 4:5], state)
+        torch.testing.assert_close(found, model(tokens)[:, 4:5], rtol=1e-4, atol=1e-4)  # these LIVs have no memory
+
+
 class Steered(Backbone):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
         return 2 * super().forward(x, state, mask)

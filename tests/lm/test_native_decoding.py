@@ -264,6 +264,10 @@ CHANGES: dict[str, Callable[[LanguageModel], object]] = {
     "permuted": lambda model: model.head.weight.data.copy_(model.head.weight.data.flip(0)),
     "data": lambda model: setattr(model.head.weight, "data", model.head.weight.data.flip(0)),
     "module": lambda model: setattr(model, "head", torch.nn.Linear(32, VOCAB + 3, bias=False)),
+    "cut": lambda model: setattr(model.head.weight, "data", model.head.weight.data[:5]),
+    "resized": lambda model: setattr(model.head, "weight", torch.nn.Parameter(torch.randn(9, 32))),
+    "enlarged": lambda model: setattr(model.head, "weight", torch.nn.Parameter(torch.randn(VOCAB + 9, 32))),
+    "transposed": lambda model: setattr(model.head.weight, "data", model.head.weight.data.t().contiguous().t()),
     "norm": lambda model: setattr(model.norm.weight, "data", 2 * model.norm.weight.data),
     "shared": lambda model: model.share_memory(),
 }
@@ -279,8 +283,10 @@ def test_norm_and_head_are_read_where_they_are(kernels: str, change: str) -> Non
         for t in range(4):
             model(tokens[:, t : t + 1], state)
         CHANGES[change](model)
-        found = torch.cat([model(tokens[:, t : t + 1], state) for t in range(4, 8)], 1)
-        torch.testing.assert_close(found, model(tokens)[:, 4:], rtol=1e-4, atol=1e-4)
+        for t in range(4, 8):
+            model.head.weight.data.mul_(1.5)
+            found = model(tokens[:, t : t + 1], state)[:, 0]
+            torch.testing.assert_close(found, model(tokens)[:, t], rtol=1e-4, atol=1e-4)
     check_tokens(model, kernels)
 
 
@@ -303,7 +309,7 @@ def test_weights_that_have_moved_are_found_again() -> None:
 
 class Steered(Backbone):
     def forward(self, x: Tensor, state: State | None = None, mask: Tensor | None = None) -> Tensor:
-        return 2 * super().forward(x, state, mask)
+        return super().forward(x, state, mask).flip(-1)  # unlike a factor, no norm takes that away
 
 
 class Wrapped(torch.nn.Module):
@@ -312,7 +318,7 @@ class Wrapped(torch.nn.Module):
         self.inner, self.init_state = inner, inner.init_state
 
     def forward(self, *inputs: Any) -> Tensor:
-        return 2 * self.inner(*inputs)
+        return self.inner(*inputs).flip(-1)
 
 
 class Shifted(LanguageModel):
@@ -336,14 +342,26 @@ def patched(model: LanguageModel) -> None:
     model.head.forward = lambda x: 3 * torch.nn.functional.linear(x, model.head.weight)  # type: ignore[method-assign]
 
 
+def replaced(model: LanguageModel) -> None:
+    hidden = model.hidden
+    model.hidden = lambda *inputs: hidden(*inputs) + 1  # type: ignore[method-assign]
+
+
 def other_norm(model: LanguageModel) -> None:
     model.norm = torch.nn.LayerNorm(32)  # type: ignore[assignment]
 
 
+def bounded(model: LanguageModel) -> None:
+    """Looking a token up shortens it once and for all, so that all are looked up first."""
+    model.embedding.max_norm = 0.1
+    model.embedding(torch.arange(VOCAB))
+    model.embedding.weight.data.mul_(2)
+
+
 @BOTH
-@pytest.mark.parametrize("change", [steered, wrapped, shifted, patched, other_norm])
+@pytest.mark.parametrize("change", [steered, wrapped, shifted, patched, replaced, other_norm, bounded])
 def test_what_is_not_ours_is_not_passed_over(kernels: str, change: Callable[[LanguageModel], None]) -> None:
-    model = small("1.1.1.1.1 5.1.1.1.1")
+    model = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=False)
     change(model)
     check_tokens(model, kernels)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: x [B, d] and a state, which is advanced by one token → [B, d], or what the modules after the backbone make of it.
 Plan = Callable[[Tensor, State], Tensor]
 DTYPES = (torch.float32, torch.float64)
+Places = tuple[tuple[object, ...], ...]  # addresses, shapes and strides of weights
 
 
 class Decoder:
@@ -41,7 +42,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
-        self._made_of: tuple[Tensor, tuple[int, ...]] | None = None
+        self._made_of: tuple[Tensor, Places] | None = None
 
     def __reduce__(self) -> tuple[type[Decoder], tuple[()]]:
         return Decoder, ()
@@ -53,14 +54,14 @@ class Decoder:
             return None
         if not x.dtype == state.dtype in DTYPES or x.shape != (state.batch_size, backbone.width):
             return None
-        places = tuple(module.weight.data_ptr() for module in after)
+        places = tuple((module.weight.data_ptr(), module.weight.shape, module.weight.stride()) for module in after)
         plan, dtype, known = state.derived.get(self, (None, None, None))
         if plan is None or known != places:
             plan, dtype = self._current(backbone, after, places), next(backbone.parameters()).dtype
             state.derived[self] = plan, dtype, places
         return plan if x.dtype == dtype else None
 
-    def _current(self, backbone: Backbone, after: Sequence[nn.Module], places: tuple[int, ...]) -> Plan:
+    def _current(self, backbone: Backbone, after: Sequence[nn.RMSNorm | nn.Linear], places: Places) -> Plan:
         with torch.inference_mode(False), torch.no_grad():
             sums = _sums(backbone)
             known = self._made_of
@@ -68,7 +69,7 @@ class Decoder:
                 self._plan, self._made_of = self._fastest(backbone, after, sums), (sums, places)
         return self._plan
 
-    def _fastest(self, backbone: Backbone, after: Sequence[nn.Module], sums: Tensor) -> Plan:
+    def _fastest(self, backbone: Backbone, after: Sequence[nn.RMSNorm | nn.Linear], sums: Tensor) -> Plan:
         """The program of these weights, for states that it does not serve the plan."""
         program = compiled(backbone, *after)
         if program is None:

@@ -40,11 +40,14 @@ def native_operations(backbone: Backbone) -> bool:
     )
 
 
-def compiled(backbone: Backbone, *after: nn.Module) -> Program | None:
+def compiled(backbone: Backbone, *after: nn.RMSNorm | nn.Linear) -> Program | None:
     """The program of a backbone and of what comes after it, an RMSNorm and a linear map or nothing, for their present
     weights; None where it has none."""
     weights = [weight for module in (backbone, *after) for weight in module.parameters()]
     if not native_operations(backbone) or not all(map(readable, weights)):
+        return None
+    # Their weights are read where they are, so that there must be no need of a copy, and they have to fit.
+    if any(not end.weight.is_contiguous() or end.weight.shape[-1] != backbone.width for end in after):
         return None
     listing, width = Listing(), backbone.width
     stream, normed, kept = Buffer(width), Buffer(width), dict[int, Buffer]()
@@ -63,11 +66,9 @@ def compiled(backbone: Backbone, *after: nn.Module) -> Program | None:
     outputs = width
     for module in after:
         if isinstance(module, nn.Linear):
-            outputs = module.out_features
-            matrix = fixed(module.weight)
+            outputs, matrix = module.weight.shape[0], fixed(module.weight)
             listing.add(native.Product, inputs=width, outputs=outputs, sign=0, x=normed, weight=matrix, y=None)
         else:
-            assert isinstance(module, nn.RMSNorm)
             weight, epsilon = fixed(module.weight), module.eps or 0.0
             listing.add(native.Norm, size=width, x=stream, weight=weight, y=normed, epsilon=epsilon)
     if not after:

@@ -129,14 +129,15 @@ class LanguageModel(nn.Module):
             (self.head, nn.Linear),
         )
         hooked = _global_forward_hooks or _global_forward_pre_hooks
-        if hooked or type(self).hidden is not LanguageModel.hidden or getattr(self.head, "bias", None) is not None:
+        if hooked or type(self).hidden is not LanguageModel.hidden or "hidden" in self.__dict__:
             return False
-        return all(
+        own = all(
             type(part) is kind
             and not (part._forward_hooks or part._forward_pre_hooks)
             and "forward" not in part.__dict__
             for part, kind in kinds
         )
+        return own and self.head.bias is None and self.embedding.max_norm is None
 
     def hidden(self, tokens: Tensor, state: State | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """What the head reads: [B, ℓ, d], normalised."""

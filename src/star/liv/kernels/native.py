@@ -325,9 +325,11 @@ def _run(command: list[str], errors: Path) -> tuple[int, str]:
             status = process.wait(COMPILE_SECONDS)
         except BaseException:
             process.terminate()  # g++ takes away what it has written, given the time
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10 * WAIT_SECONDS)
-            process.kill()
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10 * WAIT_SECONDS)
+            finally:
+                process.kill()
             raise
         finally:
             _running.discard(process)

@@ -57,7 +57,7 @@ def compiled(backbone: Backbone, *after: nn.RMSNorm | nn.Linear) -> Program | No
             listing.add(native.Add, size=width, x=kept[stage.source], y=stream)
         norm = backbone.norms[number]
         if isinstance(norm, nn.RMSNorm):
-            listing.add(native.Norm, size=width, x=stream, weight=fixed(norm.weight), y=normed, epsilon=norm.eps or 0.0)
+            _add_norm(listing, norm, stream, normed)
         for index in stage.livs:
             write(backbone.livs[index], normed, stream, listing)  # type: ignore[arg-type]
         if number in backbone.sources:
@@ -69,13 +69,16 @@ def compiled(backbone: Backbone, *after: nn.RMSNorm | nn.Linear) -> Program | No
             outputs, matrix = module.weight.shape[0], fixed(module.weight)
             listing.add(native.Product, inputs=width, outputs=outputs, sign=0, x=normed, weight=matrix, y=None)
         else:
-            weight, epsilon = fixed(module.weight), module.eps or 0.0
-            listing.add(native.Norm, size=width, x=stream, weight=weight, y=normed, epsilon=epsilon)
+            _add_norm(listing, module, stream, normed)
     if not after:
         listing.add(native.Copy, size=width, x=stream, y=None)
     nbytes = sum(weight.nbytes for weight in backbone.parameters())
-    known = tuple(value for entry in listing.entries for value in entry.values.values() if isinstance(value, Tensor))
-    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, known, outputs, nbytes)
+    tensors = tuple(value for entry in listing.entries for value in entry.values.values() if isinstance(value, Tensor))
+    return Program(tuple(listing.entries), tuple(listing.conditions), backbone.slots, tensors, outputs, nbytes)
+
+
+def _add_norm(listing: Listing, norm: nn.RMSNorm, x: Buffer, y: Buffer) -> None:
+    listing.add(native.Norm, size=x.size, x=x, weight=fixed(norm.weight), y=y, epsilon=norm.eps or 0.0)
 
 
 @dataclass(frozen=True, eq=False)

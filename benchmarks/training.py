@@ -1,20 +1,20 @@
 """A training step of this library's backbones beside the same network built from a peer's layers.
 
 Pairs of LIVs, a mixer and the gated unit in turn, are trained for single steps (forward, backward, clipping, AdamW) on
-random tokens in float32 on one thread. ``transformer++`` stands beside Hugging Face's Llama with SDPA and
+random tokens on one thread, in float32 or in autocast's bfloat16. ``transformer++`` stands beside Hugging Face's Llama with SDPA and
 x-transformers' decoder; ``rec-1`` beside stacks of the same shape whose mixer is mambapy's or Hugging Face's Mamba
 layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one process, so a busy
 machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
 Beside them stand the products of matrices alone that every one of them has to compute, the same with the attention
 that PyTorch computes for Llama as for our portable version, and a whole step written out by hand (`by_hand.py`). With
-more threads, peers split each operation among them, ours the batch (`star.training.replicas`), and nothing else stands
-beside them. Run
+more threads, peers split each operation among them, ours the batch (`star.training.replicas`); then, and in bfloat16,
+nothing else stands beside them. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
-        [--length L] [--rounds N] [--threads N]
+        [--length L] [--rounds N] [--threads N] [--precision fp32|bf16]
 
-It writes ``training.csv`` and ``training.md``, for more than one thread ``training-N-threads.csv`` and ``.md``; rows of
-other comparisons and widths that are there stay. Peers come with the extras ``hf`` and ``bench``; one that is not
+It writes ``training.csv`` and ``training.md``, in bfloat16 ``training-bf16``, for more than one thread
+``training-N-threads``; rows of other comparisons and widths that are there stay. Peers come with the extras ``hf`` and ``bench``; one that is not
 installed is left out and named on stderr.
 """
 
@@ -45,9 +45,12 @@ from star.genome.variation import interleaved
 from star.liv import kernels
 from star.liv.kernels import forced
 from star.liv.sizes import head_size, hidden_size
+from star.training.precision import autocast
+from star.training.recipe import Precision
 from star.training.replicas import Replicas
 
 FEWEST_ROUNDS = 5
+CPU = torch.device("cpu")
 STATES, ATTENTION, RECURRENCE, GATED_UNIT = 16, 1, 5, 9
 
 
@@ -74,7 +77,7 @@ class Network:
     needs: tuple[str, ...] = ()
     implementation: str | None = None
     in_replicas: bool = False  # whether more threads share the batch rather than each operation
-    on_one_thread: bool = False  # whether it stands beside networks of one thread only
+    bounds: bool = False  # whether it is no network but what bounds them, of one thread and in float32
 
     @property
     def installed(self) -> bool:
@@ -254,9 +257,9 @@ COMPARISONS: dict[str, tuple[Network, ...]] = {
         Network("HF Llama, SDPA", llama, ("transformers",)),
         Network("x-transformers", x_transformers, ("x_transformers",)),
         *_own(ATTENTION),
-        Network("products alone", products(attends=False), implementation="portable", on_one_thread=True),
-        Network("products and SDPA alone", products(attends=True), implementation="portable", on_one_thread=True),
-        Network("by hand, PyTorch", by_hand, implementation="portable", on_one_thread=True),
+        Network("products alone", products(attends=False), implementation="portable", bounds=True),
+        Network("products and SDPA alone", products(attends=True), implementation="portable", bounds=True),
+        Network("by hand, PyTorch", by_hand, implementation="portable", bounds=True),
     ),
     "rec-1": (
         Network("mambapy", mambapy, ("mambapy", "transformers")),
@@ -266,10 +269,38 @@ COMPARISONS: dict[str, tuple[Network, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Way:
+    """How all networks of a comparison are trained."""
+
+    threads: int
+    precision: Precision
+
+    @property
+    def title(self) -> str:
+        return f"{'one thread' if self.threads == 1 else f'{self.threads} threads'}, {self.precision}"
+
+    @property
+    def stem(self) -> str:
+        """Of the names of its files."""
+        return (
+            "training"
+            + ("-bf16" if self.precision is Precision.BF16 else "")
+            + (f"-{self.threads}-threads" if self.threads > 1 else "")
+        )
+
+    def networks(self, comparison: str, skip: Sequence[str] = ()) -> list[Network]:
+        """Those that are installed."""
+        plain = self.threads == 1 and self.precision is Precision.FP32
+        found = [network for network in COMPARISONS[comparison] if network.installed and network.name not in skip]
+        return [network for network in found if plain or not network.bounds]
+
+
 class Trainer:
     """One network and its optimiser; the same for all."""
 
-    def __init__(self, network: Network, shape: Shape, threads: int) -> None:
+    def __init__(self, network: Network, shape: Shape, way: Way) -> None:
+        threads, self.precision = way.threads, way.precision
         torch.manual_seed(0)
         torch.set_num_threads(threads)
         self.network, self.parts = network, threads if network.in_replicas else 1
@@ -294,14 +325,21 @@ class Trainer:
             size = -(-len(self.tokens) // self.parts)
             parts = zip(self.tokens.split(size), self.targets.split(size), strict=True)
             self.replicas.accumulate([partial(self._share_of_loss, *part) for part in parts], self.parameters)
-        elif (loss := self.loss(self.tokens, self.targets)).grad_fn is not None:
+        elif (loss := self._loss(self.tokens, self.targets)).grad_fn is not None:
             loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _share_of_loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        return self.loss(tokens, targets) * (len(tokens) / len(self.tokens))
+        return self._loss(tokens, targets) * (len(tokens) / len(self.tokens))
+
+    def _loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Ours as `star train` does it; peers with PyTorch's default for autocast, which keeps casts of weights."""
+        half = self.precision is Precision.BF16
+        peer = self.network.implementation is None and half
+        with torch.autocast("cpu", torch.bfloat16) if peer else autocast(self.precision, CPU, None):
+            return self.loss(tokens, targets)
 
 
 @dataclass(frozen=True)
@@ -333,28 +371,24 @@ def earlier(path: Path) -> list[Row]:
     return [Row(*(kinds[str(field.type)](row[field.name]) for field in fields(Row))) for row in table]
 
 
-def peak_memory(comparison: str, name: str, shape: Shape, threads: int) -> float:
+def peak_memory(comparison: str, name: str, shape: Shape, way: Way) -> float:
     """MB that two steps add to the resident memory at most (Linux); call it in a fresh process."""
     network = next(one for one in COMPARISONS[comparison] if one.name == name)
-    Trainer(network, Shape(1, 64, shape.vocab, shape.batch, 16), threads).step()  # loads code
+    Trainer(network, Shape(1, 64, shape.vocab, shape.batch, 16), way).step()  # loads code
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far may even be that of the process before this one
     before = resident("VmRSS")
-    trainer = Trainer(network, shape, threads)
+    trainer = Trainer(network, shape, way)
     for _ in range(2):
         trainer.step()
     return (resident("VmHWM") - before) / 1e6
 
 
-def compare(name: str, shape: Shape, rounds: int, threads: int, skip: Sequence[str] = ()) -> list[Row]:
-    networks = [
-        network
-        for network in COMPARISONS[name]
-        if network.installed and network.name not in skip and not (network.on_one_thread and threads > 1)
-    ]
+def compare(name: str, shape: Shape, rounds: int, way: Way, skip: Sequence[str] = ()) -> list[Row]:
+    networks = way.networks(name, skip)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as fresh:
-        peaks = [fresh.submit(peak_memory, name, network.name, shape, threads).result() for network in networks]
-    trainers = [Trainer(network, shape, threads) for network in networks]
+        peaks = [fresh.submit(peak_memory, name, network.name, shape, way).result() for network in networks]
+    trainers = [Trainer(network, shape, way) for network in networks]
     for trainer in trainers:
         trainer.step()
     times = [[trainer.step() for trainer in trainers] for _ in range(rounds)]
@@ -385,13 +419,12 @@ def compare(name: str, shape: Shape, rounds: int, threads: int, skip: Sequence[s
     return rows
 
 
-def markdown(rows: Sequence[Row], shape: Shape, threads: int) -> str:
-    used = "one thread" if threads == 1 else f"{threads} threads"
+def markdown(rows: Sequence[Row], shape: Shape, way: Way) -> str:
     lines = [
         "# Training steps",
         "",
-        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, {used}, "
-        f"float32, torch {torch.__version__}; {kernels.fingerprint()}. Medians, lowest and highest "
+        f"{shape.pairs} pairs, {shape.batch} × {shape.length} tokens a step, vocabulary {shape.vocab}, {way.title}, "
+        f"torch {torch.__version__}; {kernels.fingerprint()}. Medians, lowest and highest "
         "in brackets.",
         "",
         "| comparison | width | network | parameters | ms a step | tokens/s | times faster than | peak MB | rounds |",
@@ -417,21 +450,22 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7, help=f"at least {FEWEST_ROUNDS}")
     parser.add_argument("--threads", type=int, default=1, help="threads of each network; default 1")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: by autocast")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     if options.rounds < FEWEST_ROUNDS:
         parser.error(f"{options.rounds} rounds say too little; take at least {FEWEST_ROUNDS}")
-    stem = "training" if options.threads == 1 else f"training-{options.threads}-threads"
+    way = Way(options.threads, Precision(options.precision))
     options.out.mkdir(parents=True, exist_ok=True)
     chosen = [options.only] if options.only else list(COMPARISONS)
     missing = {network.name for name in chosen for network in COMPARISONS[name] if not network.installed}
     for name in sorted(missing):
         print(f"{name} is not installed (extras `hf` and `bench`), so it is left out", file=sys.stderr)
-    table = options.out / f"{stem}.csv"
+    table = options.out / f"{way.stem}.csv"
     for width in options.widths:
         shape = Shape(options.pairs, width, options.vocab, options.batch, options.length)
         for name in chosen:
-            found = compare(name, shape, options.rounds, options.threads, options.skip)
+            found = compare(name, shape, options.rounds, way, options.skip)
             print("\n".join(map(str, found)), flush=True)
             rows = [row for row in earlier(table) if (row.comparison, row.width) != (name, width)] + found
             rows.sort(key=lambda row: (row.width, list(COMPARISONS).index(row.comparison)))
@@ -439,7 +473,7 @@ def main() -> int:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow([field.name for field in fields(Row)])
                 writer.writerows(astuple(row) for row in rows)
-            table.with_suffix(".md").write_text(markdown(rows, shape, options.threads), encoding="utf-8")
+            table.with_suffix(".md").write_text(markdown(rows, shape, way), encoding="utf-8")
     return 0
 
 

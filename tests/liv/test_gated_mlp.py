@@ -15,7 +15,7 @@ from star import OptionPool
 from star.liv import LIV
 from star.liv.kernels import forced
 from star.liv.kernels import gated_mlp as module
-from star.liv.kernels.gated_mlp import BLOCK
+from star.liv.kernels.gated_mlp import BLOCK, BLOCK_OF_HALVES
 
 GATED_UNIT = 9
 
@@ -129,7 +129,7 @@ def test_each_gradient_alone_and_with_others(implementation: str, wanted: tuple[
 
 def test_sums_over_many_tokens_are_not_rounded_to_half_precision() -> None:
     """The gradient of a weight in bfloat16 is as near to the exact one after 16 blocks as after one."""
-    exact = [tensor.requires_grad_() for tensor in inputs(16 * BLOCK, torch.float64)]
+    exact = [tensor.requires_grad_() for tensor in inputs(16 * BLOCK_OF_HALVES, torch.float64)]
     rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     expected = torch.autograd.grad(gated_mlp(*exact).sum(), exact[1:])
     found = torch.autograd.grad(gated_mlp(*rounded).sum(), rounded[1:])

@@ -13,7 +13,7 @@ from star.genome import ChannelMixing, LivClass, Nonlinearity, TokenMixing
 from star.liv.featurizer import Featurizer
 from star.liv.kernels.gated_mlp import gated_mlp, in_cache
 from star.liv.kernels.multi_head_attention import multi_head_attention
-from star.liv.kernels.projections import autocasts, joined
+from star.liv.kernels.projections import autocasts, joined, without_autocast
 from star.liv.liquid import LiquidMixer
 from star.liv.low_rank import LowRankMixer
 from star.liv.maps import Dense, channel_map, hooked
@@ -142,23 +142,25 @@ class Operator(nn.Module):
         epsilon: float = 0.0,
     ) -> Fused:
         """x + update, and what `forward` makes of its norm (of x itself, without a norm's weight), where one kernel is
-        all of that; else None."""
-        if autocasts(x):
+        all of that; else None. Where a CPU's autocast holds, weights and output are bfloat16."""
+        dtype = torch.bfloat16 if autocasts(x) else None
+        if dtype is not None and (x.device.type != "cpu" or torch.get_autocast_dtype("cpu") is not dtype):
             return None
         mixer = self.mixer
-        if isinstance(mixer, DiagonalMixer) and mixer.nonlinearity is Nonlinearity.SWISH:
-            weights = self._plain_weights("gate", "up")
-            if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
-                return gated_mlp(x, update, norm, epsilon, *weights)
-        elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and state is None and call.valid is None:
-            weights = self._plain_weights("q", "k", "v")
-            if weights and mixer.size == mixer.value_size:
-                q, k, v, out = weights
-                position = call.position if mixer.rotary else None
-                return multi_head_attention(x, update, norm, epsilon, q, k, v, out, mixer.size, position)
+        with without_autocast(x):
+            if isinstance(mixer, DiagonalMixer) and mixer.nonlinearity is Nonlinearity.SWISH:
+                weights = self._plain_weights("gate", "up", dtype=dtype)
+                if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
+                    return gated_mlp(x, update, norm, epsilon, *weights)
+            elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and state is None and call.valid is None:
+                weights = self._plain_weights("q", "k", "v", dtype=dtype)
+                if weights and mixer.size == mixer.value_size:
+                    q, k, v, out = weights
+                    position = call.position if mixer.rotary else None
+                    return multi_head_attention(x, update, norm, epsilon, q, k, v, out, mixer.size, position)
         return None
 
-    def _plain_weights(self, *names: str) -> list[Tensor]:
+    def _plain_weights(self, *names: str, dtype: torch.dtype | None) -> list[Tensor]:
         """The weights of the maps to these groups and to the output, where all are dense, nothing is shared and nothing
         else happens between x, mixer and y; else none. No module is called, so that there must be no hooks."""
         if self.sharing.taken or self.sharing.given:
@@ -167,7 +169,9 @@ class Operator(nn.Module):
         if any(map(hooked, (self.mixer, self.featurizer, *self.featurizer.groups.values()))):
             return []
         plain: list[Tensor] = [one.weight for one in maps if type(one) is Dense and not hooked(one)]
-        return plain if len(plain) == len(maps) else []
+        if len(plain) < len(maps):
+            return []
+        return plain if dtype is None else [weight.to(dtype) for weight in plain]
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
         """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""

@@ -54,8 +54,12 @@ def _portable(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> T
     return dot_product_attention(q, k, v, causal=True)
 
 
+SIZES = "batch", "heads", "kv_heads", "length", "size", "threads", "tiles"
+TILES = True  # whether products of halves may use a CPU's tiles, where it has them
+
+
 class _Sizes(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "length", "size", "threads"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in SIZES)
 
 
 class _Forward(ctypes.Structure):
@@ -83,10 +87,12 @@ class _Native(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> Tensor:
         q, k, v = (native.side_by_side(tensor) for tensor in (q, k, v))
-        y, rows, turns = time_before_heads(q), q.new_empty(2, *q.shape[:3]), _turns(q, position)
+        y, turns = time_before_heads(q), _turns(q, position)
+        rows = q.new_empty(2, *q.shape[:3], dtype=torch.float32)
         heads = [heads_of(tensor) for tensor in (q, k, v, y)]
         others = map(native.address, (turns, rows))
-        native.library(SOURCE).call("attention_forward", _Forward(_sizes(q, k), *heads, *others))
+        entry = native.entry("attention_forward", q.dtype)
+        native.library(SOURCE).call(entry, _Forward(_sizes(q, k), *heads, *others))
         ctx.save_for_backward(q, k, v, y, rows)
         ctx.position = position
         return y
@@ -99,23 +105,24 @@ class _Native(torch.autograd.Function):
         gradients, turns = [time_before_heads(tensor) for tensor in (q, k, v)], _turns(q, ctx.position)
         heads = [heads_of(tensor) for tensor in (q, k, v, y, d_y, *gradients)]
         others = map(native.address, (turns, rows))
-        native.library(SOURCE).call("attention_backward", _Backward(_sizes(q, k), *heads, *others))
+        entry = native.entry("attention_backward", q.dtype)
+        native.library(SOURCE).call(entry, _Backward(_sizes(q, k), *heads, *others))
         return *gradients, None
 
 
 def _turns(q: Tensor, position: int | None) -> Tensor | None:
     """The rotary phases of the tokens: [ℓ, h / 2], complex."""
-    return None if position is None else phases(position, q.shape[2], q.shape[3], q.device, q.dtype)
+    return None if position is None else phases(position, q.shape[2], q.shape[3], q.device, torch.float32)
 
 
 def _sizes(q: Tensor, k: Tensor) -> _Sizes:
-    return _Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], torch.get_num_threads())
+    return _Sizes(q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], torch.get_num_threads(), TILES)
 
 
 def _serves(q: Tensor, k: Tensor, v: Tensor, position: int | None = None) -> bool:
-    floats = all(map(native.readable, (q, k, v)))
     fit = k.shape == v.shape and (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
-    return floats and fit and q.shape[1] % k.shape[1] == 0 and q.shape[3] in HEAD_SIZES and q.shape[2] >= SHORTEST
+    fit = fit and native.readable_alike(q, k, v)
+    return fit and q.shape[1] % k.shape[1] == 0 and q.shape[3] in HEAD_SIZES and q.shape[2] >= SHORTEST
 
 
 ATTENTION = Kernel("softmax attention", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

@@ -24,13 +24,15 @@ from star.liv.kernels import gated_unit, native, stream
 from star.liv.kernels.choice import Kernel, Native
 from star.liv.kernels.stream import Both, Stream, StreamBackward, StreamForward, after_exact_norm, after_norm
 
-BLOCK = 512  # tokens; enough for products at full speed, and whatever the number of threads, so that it rounds alike
+# Tokens; enough for products at full speed, and whatever the number of threads, so that it rounds alike.
+BLOCK, BLOCK_OF_HALVES = 512, 2048
 
 
 def gated_mlp(
     x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
 ) -> Both:
-    """x, update: [B, ℓ, d], norm: [d]; gate, up: [h, d]; down: [d', h], all of one dtype → x + update and y [B, ℓ, d'].
+    """x, update: [B, ℓ, d], norm: [d]; gate, up: [h, d]; down: [d', h] → x + update and y [B, ℓ, d'], in the weights'
+    dtype.
 
     See `star.liv.kernels.stream` for the first four. Differentiable once; autocast does not reach into it.
     """
@@ -150,8 +152,9 @@ class _Blocks(torch.autograd.Function):
         blocks, d_y = _blocks(x), d_y.contiguous()
         wanted = ctx.needs_input_grad
         d_x = torch.empty_like(x) if wanted[0] else None
-        d_gate, d_up, d_down = (
-            torch.zeros_like(weight) if needed else None
+        sums = torch.promote_types(x.dtype, torch.float32)  # over blocks
+        of_weights = tuple(
+            torch.zeros_like(weight, dtype=sums) if needed else None
             for weight, needed in zip((gate, up, down), wanted[1:4], strict=True)
         )
         buffers = [x.new_empty(blocks[0].stop, gate.shape[0]) for _ in range(3)]
@@ -162,23 +165,26 @@ class _Blocks(torch.autograd.Function):
                 ctx.elementwise.gradients(g[rows], u[rows], d_u, product, d_g, d_u)
             else:
                 ctx.elementwise.product(g[rows], u[rows], product)
-            if d_down is not None:
-                d_down.addmm_(d_y[rows].t(), product)
-            if d_gate is not None:
-                d_gate.addmm_(d_g.t(), x[rows])
-            if d_up is not None:
-                d_up.addmm_(d_u.t(), x[rows])
+            for total, left, right in zip(of_weights, (d_g, d_u, d_y[rows]), (x[rows], x[rows], product), strict=True):
+                if total is not None:
+                    _add_product(total, left.t(), right)
             if d_x is not None:
                 torch.mm(d_g, gate, out=d_x[rows]).addmm_(d_u, up)
-        return d_x, d_gate, d_up, d_down, None
+        return d_x, *(None if total is None else total.to(x.dtype) for total in of_weights), None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b; a product in half precision is rounded, the sum is not."""
+    if total.dtype is a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
 
 
 def _blocks(x: Tensor) -> list[slice]:
-    """Of tokens, at least one. In half precision and on GPUs all are one: sums over blocks would be rounded to it, and
-    there is no cache to stay in."""
+    """Of tokens, at least one. On GPUs all are one: there is no cache to stay in."""
     count = x.shape[0]
-    whole = x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64)
-    step = max(1, count) if whole else BLOCK
+    step = (BLOCK_OF_HALVES if x.dtype is native.HALF else BLOCK) if x.device.type == "cpu" else max(1, count)
     return [slice(start, min(start + step, count)) for start in range(0, max(1, count), step)]
 
 
@@ -206,17 +212,23 @@ def _native(
 
 
 def in_cache(x: Tensor, gate: Tensor, down: Tensor) -> bool:
-    """Whether one pass of C++ over these tokens is faster than products by MKL."""
+    """Whether one pass of C++ over these tokens is there, and faster than products by a library."""
     hidden = -(-gate.shape[0] // WHOLE) * WHOLE
     whole = gate.shape[1] % WHOLE == down.shape[0] % WHOLE == 0
-    return whole and hidden * max(gate.shape[1], down.shape[0]) <= CACHED and x.numel() >= FEWEST * x.shape[-1]
+    return (
+        gate.dtype is torch.float32
+        and whole
+        and hidden * max(gate.shape[1], down.shape[0]) <= CACHED
+        and x.numel() >= FEWEST * x.shape[-1]
+    )
 
 
 def _serves(
     x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, gate: Tensor, up: Tensor, down: Tensor
 ) -> bool:
     fit = x.shape[-1] == gate.shape[1] and gate.shape == up.shape and gate.shape[0] == down.shape[1]
-    return fit and stream.readable(x, update, norm) and all(map(native.readable, (gate, up, down)))
+    floats = gate.dtype is native.HALF or stream.readable(x, update, norm)  # the norm before halves is another kernel
+    return fit and floats and native.readable_alike(gate, up, down)
 
 
 SOURCE = "gated_mlp.cpp"

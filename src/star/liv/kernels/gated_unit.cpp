@@ -8,12 +8,12 @@ namespace {
 
 constexpr int64_t TASK = 1 << 14;  // numbers, about
 
-// [rows, width], rows `stride` floats apart.
-struct Matrix {
-    float *data;
+// [rows, width], rows `stride` numbers apart.
+template <class Number> struct Matrix {
+    Number *data;
     int64_t stride;
 
-    float *at(int64_t row) const { return data + row * stride; }
+    Number *at(int64_t row) const { return data + row * stride; }
 };
 
 struct Sizes {
@@ -27,14 +27,14 @@ struct Sizes {
     }
 };
 
-struct Forward {
+template <class Number> struct Forward {
     Sizes size;
-    Matrix gate, up, y;
+    Matrix<Number> gate, up, y;
 
     void run(int64_t task) const {
         size.each(task, [&](int64_t row) {
-            const float *gs = gate.at(row), *us = up.at(row);
-            float *ys = y.at(row);
+            const Number *gs = gate.at(row), *us = up.at(row);
+            Number *ys = y.at(row);
             each_register(0, size.width, [&](int64_t i, int count) {
                 const Vector g = load(gs + i, count);
                 store(ys + i, g * sigmoid(g) * load(us + i, count), count);
@@ -44,14 +44,14 @@ struct Forward {
 };
 
 // Also gives y again, where there is room for it.
-struct Backward {
+template <class Number> struct Backward {
     Sizes size;
-    Matrix gate, up, d_y, y, d_gate, d_up;
+    Matrix<Number> gate, up, d_y, y, d_gate, d_up;
 
     void run(int64_t task) const {
         size.each(task, [&](int64_t row) {
-            const float *gs = gate.at(row), *us = up.at(row), *ds = d_y.at(row);
-            float *ys = y.data ? y.at(row) : nullptr, *d_gs = d_gate.at(row), *d_us = d_up.at(row);
+            const Number *gs = gate.at(row), *us = up.at(row), *ds = d_y.at(row);
+            Number *ys = y.data ? y.at(row) : nullptr, *d_gs = d_gate.at(row), *d_us = d_up.at(row);
             each_register(0, size.width, [&](int64_t i, int count) {
                 const Vector g = load(gs + i, count), u = load(us + i, count), d = load(ds + i, count);
                 const Vector s = sigmoid(g), swish = g * s;
@@ -69,6 +69,10 @@ template <class Pass> void run(const Pass *pass) {
 
 }  // namespace
 
-extern "C" void gated_unit_forward(const Forward *pass) { run(pass); }
+extern "C" void gated_unit_forward(const Forward<float> *pass) { run(pass); }
 
-extern "C" void gated_unit_backward(const Backward *pass) { run(pass); }
+extern "C" void gated_unit_backward(const Backward<float> *pass) { run(pass); }
+
+extern "C" void gated_unit_forward_half(const Forward<Half> *pass) { run(pass); }
+
+extern "C" void gated_unit_backward_half(const Backward<Half> *pass) { run(pass); }

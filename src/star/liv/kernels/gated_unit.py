@@ -58,16 +58,16 @@ SOURCE = "gated_unit.cpp"
 
 
 def native_product(gate: Tensor, up: Tensor, y: Tensor) -> None:
-    """Writes swish(gate) ⊙ up to y; all [n, width], rows anywhere."""
+    """Writes swish(gate) ⊙ up to y; all [n, width] and of one dtype, rows anywhere."""
     record = _Forward(_sizes(gate), *map(_matrix, (gate, up, y)))
-    native.library(SOURCE).call("gated_unit_forward", record)
+    native.library(SOURCE).call(native.entry("gated_unit_forward", gate.dtype), record)
 
 
 def native_gradients(gate: Tensor, up: Tensor, d_y: Tensor, y: Tensor | None, d_gate: Tensor, d_up: Tensor) -> None:
-    """Writes the gradients of gate and up, and the product again where y has room for it; all [n, width]. `d_gate` or
-    `d_up` may be `d_y` itself."""
+    """Writes the gradients of gate and up, and the product again where y has room for it; all [n, width] and of one
+    dtype. `d_gate` or `d_up` may be `d_y` itself."""
     record = _Backward(_sizes(gate), *map(_matrix, (gate, up, d_y, y, d_gate, d_up)))
-    native.library(SOURCE).call("gated_unit_backward", record)
+    native.library(SOURCE).call(native.entry("gated_unit_backward", gate.dtype), record)
 
 
 def _sizes(gate: Tensor) -> _Sizes:
@@ -103,7 +103,7 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _serves(gate: Tensor, up: Tensor) -> bool:
-    return gate.numel() >= FEWEST and gate.shape == up.shape and native.readable(gate) and native.readable(up)
+    return gate.numel() >= FEWEST and gate.shape == up.shape and native.readable_alike(gate, up)
 
 
 GATED_UNIT = Kernel("gated unit", _reference, _portable, Native(SOURCE, _Native.apply, _serves))

@@ -76,7 +76,7 @@ struct Forward {
         fill(W, f, [&](int64_t k, int64_t i) { return maps.row(i, size)[k]; });
         fill(O, e, [&](int64_t k, int64_t i) { return out[i * c + k]; });
         parallel(size.tasks(), size.threads, [=](int64_t task) {
-            Scratch scratch(PART * (d + c + e) + Head<D>::FORWARD, false);
+            Scratch scratch(PART * (d + c + e) + Head<D>::forward_room(size.tokens), false);
             float *rest = scratch, *rest_mixed = rest + PART * d, *Y = rest_mixed + PART * c, *room = Y + PART * e;
             size.each(task, [&](int64_t b) {
                 float *F = features + b * (size.heads + 2 * size.kv_heads) * size.head();
@@ -128,7 +128,8 @@ struct Backward {
         parallel(size.tasks(), size.threads, [=](int64_t task) {
             float *d_W = sums + task * total, *d_O = d_W + f * d;
             const int64_t groups = 2 * size.heads + 2 * size.kv_heads;
-            Scratch scratch(groups * one + padded + PART * (d + std::max(d, e) + f) + Head<D>::backward_room(padded), false);
+            const int64_t room_of_head = Head<D>::backward_room(size.tokens);
+            Scratch scratch(groups * one + padded + PART * (d + std::max(d, e) + f) + room_of_head, false);
             float *dM = scratch, *dF = dM + size.heads * one, *mean = scratch + groups * one, *rest = mean + padded;
             float *X = rest + PART * std::max(d, e), *dB = X + PART * d, *room = dB + PART * f;
             size.each(task, [&](int64_t b) {

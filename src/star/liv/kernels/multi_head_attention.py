@@ -38,7 +38,7 @@ def multi_head_attention(
     position: int | None = None,
 ) -> Both:
     """x, update: [B, ℓ, d], norm: [d]; weights q: [H h, d], k and v: [kv heads · h, d], out: [d', H h] → x + update and
-    y [B, ℓ, d'], all of one dtype.
+    y [B, ℓ, d'], in the weights' dtype.
 
     See `star.liv.kernels.stream` for the first four. `size` is h, that of a head. `position`: where the first token
     stands, if q and k carry rotary phases (see `rotate`). Differentiable once; autocast does not reach into it.

@@ -72,9 +72,23 @@ class Library:
         entry(ctypes.byref(record))
 
 
-def readable(tensor: Tensor) -> bool:
-    """Whether the native kernels are made for a tensor: float32 on the CPU, with storage and not empty."""
-    return tensor.dtype is torch.float32 and tensor.device.type == "cpu" and tensor.numel() > 0
+HALF = torch.bfloat16  # `Half` of vector.h
+
+
+def readable(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the native kernels are made for a tensor: of this dtype on the CPU, with storage and not empty."""
+    return tensor.dtype is dtype and tensor.device.type == "cpu" and tensor.numel() > 0
+
+
+def readable_alike(*tensors: Tensor) -> bool:
+    """Whether all are readable, and of one dtype, float32 or `HALF`."""
+    dtype = HALF if tensors[0].dtype is HALF else torch.float32
+    return all(readable(tensor, dtype) for tensor in tensors)
+
+
+def entry(function: str, dtype: torch.dtype) -> str:
+    """The name of a C function that there is for both dtypes."""
+    return f"{function}_half" if dtype is HALF else function
 
 
 def side_by_side(tensor: Tensor) -> Tensor:

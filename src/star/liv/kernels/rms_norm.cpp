@@ -1,4 +1,6 @@
 // Root mean square norm of the rows of a residual stream, with the addition before it, forward and backward.
+//
+// What is added to the stream, and the norm, may be halves: what maps of halves give and take.
 
 #include "stream.h"
 
@@ -8,35 +10,61 @@ constexpr int64_t ROWS_OF_TASK = 256;  // what a task sums up does not depend on
 
 struct Sizes {
     int64_t rows, width, threads;
+    int64_t half_update, half_y;  // whether these and their gradients are halves, not floats
 
     int64_t tasks() const { return (rows + ROWS_OF_TASK - 1) / ROWS_OF_TASK; }
-    int64_t end(int64_t task) const { return std::min(rows, (task + 1) * ROWS_OF_TASK); }
+
+    // work(row, position of its first number) for each row of a task.
+    template <class Work> void each(int64_t task, Work work) const {
+        const int64_t end = std::min(rows, (task + 1) * ROWS_OF_TASK);
+        for (int64_t row = task * ROWS_OF_TASK; row < end; ++row) work(row, row * width);
+    }
 };
 
 struct Forward {
     Sizes size;
-    const float *x, *update, *weight;  // no update: null
-    float *total, *y, *inverse;        // x + update, the normed rows, 1 / root of each row's mean square
+    const float *x;
+    const void *update;  // none: null
+    const float *weight;
+    float *total;    // x + update
+    void *y;         // the normed rows
+    float *inverse;  // 1 / root of each row's mean square
     float epsilon;
 
-    void run(int64_t task) const {
-        for (int64_t row = task * ROWS_OF_TASK, at = row * size.width; row < size.end(task); ++row, at += size.width)
-            inverse[row] = norm_row(x + at, update ? update + at : nullptr, weight, total + at, y + at, size.width,
+    template <class Update, class Number> void run(int64_t task) const {
+        const auto *added = static_cast<const Update *>(update);
+        auto *normed = static_cast<Number *>(y);
+        size.each(task, [=](int64_t row, int64_t at) {
+            inverse[row] = norm_row(x + at, added ? added + at : nullptr, weight, total + at, normed + at, size.width,
                                     epsilon);
+        });
+    }
+
+    void run(int64_t task) const {
+        if (size.half_y)
+            size.half_update ? run<Half, Half>(task) : run<float, Half>(task);
+        else
+            size.half_update ? run<Half, float>(task) : run<float, float>(task);
     }
 };
 
 struct Backward {
     Sizes size;
-    const float *x, *weight, *inverse, *d_y, *d_total;  // nothing reads the sum but the norm: d_total null
-    float *d_x, *d_weight;                              // d_weight: [tasks, width], zeros
+    const float *x, *weight, *inverse;
+    const void *d_y;
+    const float *d_total;  // nothing reads the sum but the norm: null
+    float *d_x, *d_weight;  // d_weight: [tasks, width], zeros
 
-    void run(int64_t task) const {
+    template <class Number> void run(int64_t task) const {
+        const auto *gradient = static_cast<const Number *>(d_y);
         float *d_w = d_weight + task * size.width;
-        for (int64_t row = task * ROWS_OF_TASK, at = row * size.width; row < size.end(task); ++row, at += size.width)
-            norm_row_back(x + at, weight, inverse[row], d_y + at, d_total ? d_total + at : nullptr, d_x + at, d_w,
+        size.each(task, [=](int64_t row, int64_t at) {
+            norm_row_back(x + at, weight, inverse[row], gradient + at, d_total ? d_total + at : nullptr, d_x + at, d_w,
                           size.width);
+        });
     }
+
+    void run(int64_t task) const { size.half_y ? run<Half>(task) : run<float>(task); }
 };
 
 }  // namespace

@@ -151,7 +151,7 @@ inline Vector turned(Vector x, Vector turn, float sign) {
 }
 
 // x · y for D numbers.
-template <int D> inline float dot(const float *x, const float *y) {
+template <int D, class Number> inline float dot(const float *x, const Number *y) {
     Vector total = {};
     for (int d = 0; d < D; d += LANES) total += load(x + d) * load(y + d);
     return sum(total);
@@ -165,11 +165,13 @@ template <int D> struct Head {
     float *highest, *inverse;
 
     static constexpr int64_t ONE = SIDE * D;
-    static constexpr int64_t FORWARD = SIDE * SIDE + 2 * ONE;  // floats of `room`
-    static int64_t backward_room(int64_t padded) { return 2 * SIDE * SIDE + 2 * padded * D; }
+    static int64_t padded(const Blocks &tokens) { return tokens.padded(); }
+    // Floats of `room`.
+    static int64_t forward_room(const Blocks &) { return SIDE * SIDE + 2 * ONE; }
+    static int64_t backward_room(const Blocks &tokens) { return 2 * SIDE * SIDE + 2 * tokens.padded() * D; }
 
     // Row t of the head's output is written to y + t * down.
-    void forward(float *y, int64_t down, float *room) const {
+    template <class Number> void forward(Number *y, int64_t down, float *room) const {
         for (int64_t block = 0; block < tokens.count(); ++block) queries(block, y + block * SIDE * down, down, room);
     }
 
@@ -205,7 +207,7 @@ template <int D> struct Head {
     }
 
   private:
-    void queries(int64_t last, float *y, int64_t down, float *S) const {
+    template <class Number> void queries(int64_t last, Number *y, int64_t down, float *S) const {
         const float scale = LOG2_E / std::sqrt(float(D));
         const int rows = tokens.rows(last);
         float *Qt = S + SIDE * SIDE, *Y = Qt + ONE;

@@ -8,7 +8,8 @@
 #include "maps.h"
 
 // s = x + update (x itself where that is null), kept as `total`; y = w ⊙ s / rms(s). Returns 1 / rms(s).
-inline float norm_row(const float *x, const float *update, const float *weight, float *total, float *y, int64_t width,
+template <class Update, class Number>
+inline float norm_row(const float *x, const Update *update, const float *weight, float *total, Number *y, int64_t width,
                       float epsilon) {
     const float *s = update ? total : x;
     Vector squares = {};
@@ -26,7 +27,8 @@ inline float norm_row(const float *x, const float *update, const float *weight, 
 
 // With n = s / rms(s): ∂L/∂s = (w ⊙ ∂L/∂y - n mean(n ⊙ w ⊙ ∂L/∂y)) / rms(s), and d_total, what reaches s itself (nothing,
 // where that is null); d_weight += n ⊙ ∂L/∂y. d_s may be d_y.
-inline void norm_row_back(const float *s, const float *weight, float inverse, const float *d_y, const float *d_total,
+template <class Number>
+inline void norm_row_back(const float *s, const float *weight, float inverse, const Number *d_y, const float *d_total,
                           float *d_s, float *d_weight, int64_t width) {
     Vector products = {};
     each_register(0, width, [&](int64_t d, int count) {

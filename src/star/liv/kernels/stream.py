@@ -1,7 +1,8 @@
 """A residual stream as a kernel reads it that is a LIV with the norm before it: x itself, or the norm of x + update.
 
-Such kernels take x, update, the norm's weight and its ε before anything else. Without a weight there is no norm and no
-update; without an update x itself is normed. They give x + update (or x) and the output of the LIV.
+Such kernels take x, update, the norm's weight and its ε before anything else, then the weights of the LIV. Without a
+norm's weight there is no norm and no update; without an update x itself is normed. They give x + update (or x) and the
+output of the LIV, which may be in half precision, as its weights, while the stream is not.
 """
 
 from __future__ import annotations
@@ -20,23 +21,25 @@ Both = tuple[Tensor, Tensor]
 
 
 def after_norm(liv: Callable[..., Tensor]) -> Callable[..., Both]:
-    """A LIV, called as liv(n, *others), with the norm before it as a kernel of its own."""
+    """A LIV, called as liv(n, *others), with the norm before it as a kernel of its own; n has the dtype of the first of
+    others, a weight."""
 
     def both(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *others: Any) -> Both:
-        total, n = (x, x) if norm is None else RMS_NORM(x, update, norm, epsilon)
+        dtype = others[0].dtype
+        total, n = (x, x.to(dtype)) if norm is None else RMS_NORM(x, update, norm, epsilon, dtype)
         return total, liv(n, *others)
 
     return both
 
 
 def after_exact_norm(liv: Callable[..., Tensor]) -> Callable[..., Both]:
-    """The same for a reference: `liv` gets n in float64, and what it gives is rounded."""
+    """The same for a reference: `liv` gets n in float64, and what it gives is rounded to the weights' dtype."""
 
     def both(x: Tensor, update: Tensor | None, norm: Tensor | None, epsilon: float, *others: Any) -> Both:
         total = n = x.double()
         if norm is not None:
             total, n = RMS_NORM.reference(total, None if update is None else update.double(), norm.double(), epsilon)
-        return x if update is None else total.to(x.dtype), liv(n, *others).to(x.dtype)
+        return x if update is None else total.to(x.dtype), liv(n, *others).to(others[0].dtype)
 
     return both
 

@@ -49,6 +49,40 @@ inline void store(float *address, Vector value, int64_t count) {
     std::memcpy(address, &value, count * sizeof(float));
 }
 
+// A bfloat16: the upper half of a float. Computed with as a float, and rounded to the nearest, ties to even.
+struct Half {
+    uint16_t bits;
+};
+
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+inline Vector load(const Half *address) {
+    Halves halves;
+    std::memcpy(&halves, address, sizeof halves);
+    return (Vector)(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(Half *address, Vector value) {
+    const Words words = (Words)value, rounded = words + 0x7fff + (words >> 16 & 1);
+    const Halves halves = __builtin_convertvector((value == value ? rounded : words | 0x400000) >> 16, Halves);
+    std::memcpy(address, &halves, sizeof halves);
+}
+
+inline Vector load(const Half *address, int64_t count) {
+    Half some[LANES] = {};
+    if (count >= LANES) return load(address);
+    std::memcpy(some, address, count * sizeof(Half));
+    return load(some);
+}
+
+inline void store(Half *address, Vector value, int64_t count) {
+    Half some[LANES];
+    if (count >= LANES) return store(address, value);
+    store(some, value);
+    std::memcpy(address, some, count * sizeof(Half));
+}
+
 // work(position, count) for `count` numbers from `start` on, register by register, the last one perhaps in part.
 template <class Work> inline void each_register(int64_t start, int64_t count, Work work) {
     const int64_t end = start + count;
@@ -183,13 +217,15 @@ struct Rows {
     float *at(int64_t b, int64_t t) const { return data + b * batch + t * time; }
 };
 
-// [batch, head, time, element] with elements side by side; distances in floats.
-struct Heads {
-    float *data;
+// [batch, head, time, element] with elements side by side; distances in elements.
+template <class Number> struct HeadsOf {
+    Number *data;
     int64_t batch, head, time;
 
-    float *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
+    Number *at(int64_t b, int64_t h, int64_t t) const { return data + b * batch + h * head + t * time; }
 };
+
+typedef HeadsOf<float> Heads;
 
 // Memory of one call, aligned to a register, filled with zeros or left as it is.
 class Scratch {

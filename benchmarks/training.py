@@ -3,12 +3,12 @@
 Pairs of LIVs, a mixer and the gated unit in turn, are trained for single steps (forward, backward, clipping, AdamW) on
 random tokens on one thread, in float32 or in autocast's bfloat16. ``transformer++`` stands beside Hugging Face's Llama
 with SDPA and x-transformers' decoder; ``rec-1`` beside stacks of the same shape whose mixer is mambapy's or Hugging
-Face's Mamba layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one process, so a busy
-machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh process for each.
-Beside them stand the products of matrices alone that every one of them has to compute, the same with the attention
-that PyTorch computes for Llama as for our portable version, and a whole step written out by hand (`by_hand.py`). With
-more threads, peers split each operation among them, ours the batch (`star.training.replicas`); then, and in bfloat16,
-nothing else stands beside them. Run
+Face's Mamba layer (expansion 1, 16 states) and whose gated unit is Llama's. All of a comparison take turns in one
+process, so a busy machine slows all of them, and ratios are formed round by round. Peak memory is measured in a fresh
+process for each. Beside them stand the products of matrices alone that every one of them has to compute, the same with
+the attention that PyTorch computes for Llama as for our portable version, and a whole step written out by hand
+(`by_hand.py`). With more threads, peers split each operation among them, ours the batch (`star.training.replicas`);
+then, and in bfloat16, nothing else stands beside them. Run
 
     python benchmarks/training.py [--only NAME] [--skip NETWORK] [--widths D ...] [--pairs N] [--batch B]
         [--length L] [--rounds N] [--threads N] [--precision fp32|bf16]

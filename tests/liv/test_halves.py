@@ -74,6 +74,7 @@ def test_rounding_is_pytorchs_bit_by_bit() -> None:
     weight = bits.view(SINGLE).clone()
     special = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 3.4e38, -3.4e38, 3.39e38, 1 + 2**-8, 1 + 3 * 2**-8]
     weight[: len(special)] = torch.tensor(special)
+    weight[len(special) : len(special) + 2] = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(SINGLE)  # NaN, too
     x = torch.ones(1, 1, 4096)
     with forced("native"):
         exact, rounded = (add_rms_norm(x, None, weight, 0.0, dtype)[1] for dtype in (SINGLE, HALF))
@@ -203,6 +204,7 @@ def test_threads_change_no_bit() -> None:
 def test_views_that_are_not_contiguous() -> None:
     q, k, v = (random(2, 4, 130, 64, seed=seed)[..., ::2].transpose(0, 1) for seed in range(3))
     assert_near(compared(causal_attention, [q, k, v], "native"), 4)
+    assert_near(compared(lambda *qkv: causal_attention(*qkv).transpose(2, 3).contiguous(), [q, k, v], "native"), 4)
     gate, up = random(2, 6, 10, seed=0).transpose(0, 1), random(6, 2, 20, seed=1)[..., ::2]
     assert_near(compared(gated_unit, [gate, up], "native"), 4)
 
@@ -220,7 +222,18 @@ def test_what_is_not_all_of_one_type_runs_portable() -> None:
     assert RMS_NORM.chosen(stream.bfloat16(), None, weight.bfloat16(), EPSILON, HALF) == "portable"
     wide = [random(*size, seed=3) for size in ((24, 8), (24, 8), (8, 24))]
     assert GATED_MLP.chosen(stream, None, None, 0.0, *wide) == "native"
+    assert GATED_MLP.chosen(stream, stream.bfloat16(), weight, EPSILON, *wide) == "native"
     assert GATED_MLP.chosen(stream, None, None, 0.0, *wide[:2], wide[2].float()) == "portable"
+
+
+@NEEDS_COMPILER
+@pytest.mark.skipif(not torch.cpu._is_amx_tile_supported(), reason="this CPU has no tiles for bfloat16")
+def test_tiles_are_used_and_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (random(1, 2, 100, 64, seed=seed) for seed in range(3))
+    with forced("native"):
+        on_tiles = causal_attention(q, k, v)
+        monkeypatch.setattr(attention, "TILES", False)
+        assert not torch.equal(causal_attention(q, k, v), on_tiles)
 
 
 @implementations
@@ -243,6 +256,23 @@ def test_autocast_leads_a_liv_to_them(implementation: str, number: int, width: i
         found.append([total, y, *torch.autograd.grad(loss, leaves)])
     assert all(gradient.dtype is SINGLE for gradient in found[0][2:])
     assert_near([(ours.detach(), exact.detach()) for ours, exact in zip(*found, strict=True)], 10)
+
+
+@implementations
+@pytest.mark.parametrize("number", [1, 9])
+def test_other_autocasts_are_pytorchs(implementation: str, number: int) -> None:
+    """To float16; of float64, which stays what it is; and without gradients, where they keep their casts."""
+    liv, x = LIV(OptionPool.paper()[number], 64), random(8, 80, 64, seed=0, dtype=SINGLE)
+    with forced(implementation), torch.autocast("cpu", torch.float16):
+        assert liv.fused(x, Call(), None, None, torch.ones(64), EPSILON) is None
+        assert liv(x).dtype is torch.float16
+    with forced(implementation), torch.autocast("cpu", HALF):
+        with torch.no_grad():
+            assert liv.fused(x, Call(), None, None, torch.ones(64), EPSILON) is None
+            assert liv(x).dtype is HALF
+        y = liv.double()(x.double())
+    assert y.dtype is DOUBLE
+    torch.testing.assert_close(y, liv(x.double()))
 
 
 @implementations

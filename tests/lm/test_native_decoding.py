@@ -290,6 +290,20 @@ def test_norm_and_head_are_read_where_they_are(kernels: str, change: str) -> Non
     check_tokens(model, kernels)
 
 
+@BOTH
+def test_a_square_head_that_is_turned_in_place_is_read_anew(kernels: str) -> None:
+    """At the same address, in the same shape."""
+    model, tokens = small("1.1.1.1.1 5.1.1.1.1", tie_embeddings=False), tokens_of(2, 8)
+    model.head = torch.nn.Linear(32, 32, bias=False)
+    with forced(kernels), torch.no_grad():
+        state = model.init_state(2, 8)
+        for t in range(8):
+            if t == 4:
+                model.head.weight.data = model.head.weight.data.t()
+            found = model(tokens[:, t : t + 1], state)[:, 0]
+            torch.testing.assert_close(found, model(tokens)[:, t], rtol=1e-4, atol=1e-4)
+
+
 def test_weights_that_have_moved_are_found_again() -> None:
     """As sending a model to another process does. Memory that was theirs may still hold what it held."""
     model, tokens = small("9.1.1.1.1 9.1.1.1.1"), tokens_of(2, 8)

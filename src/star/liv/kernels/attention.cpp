@@ -1,7 +1,7 @@
 // Causal softmax attention forward and backward, for head sizes that are whole registers.
 //
-// Each head is copied into arrays of floats without gaps; where positions are rotary, q and k are turned on the way, and their
-// gradients back.
+// Each head is copied into arrays of floats without gaps; where positions are rotary, q and k are turned on the way, and
+// their gradients back.
 
 #include "attention_tiles.h"
 

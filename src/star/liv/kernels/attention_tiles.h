@@ -11,7 +11,7 @@
 
 #include "softmax_blocks.h"
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__AVX512BF16__) && defined(__linux__)
 #define TILED
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ class Configured {
 
   public:
     Configured() {
-        const Configuration configuration;
+        static const Configuration configuration;  // not on the stack: compilers see but the first bytes read
         _tile_loadconfig(&configuration);
     }
     ~Configured() { _tile_release(); }
@@ -162,7 +162,7 @@ template <int D> struct TiledHead {
         return padded(tokens) * D + ONE / 2 + ONE + TOGETHER * EDGE * EDGE * 3 / 2;
     }
     static int64_t backward_room(const Blocks &tokens) {
-        return 4 * padded(tokens) * D + 3 * ONE / 2 + 2 * EDGE * EDGE + 3 * EDGE * EDGE / 2;
+        return 3 * padded(tokens) * D + 3 * ONE / 2 + 2 * EDGE * EDGE + 3 * EDGE * EDGE / 2;
     }
 
     template <class Number> void forward(Number *y, int64_t down, float *room) const {

@@ -152,7 +152,7 @@ class _Blocks(torch.autograd.Function):
         blocks, d_y = _blocks(x), d_y.contiguous()
         wanted = ctx.needs_input_grad
         d_x = torch.empty_like(x) if wanted[0] else None
-        sums = torch.promote_types(x.dtype, torch.float32)  # over blocks
+        sums = x.dtype if len(blocks) == 1 else torch.promote_types(x.dtype, torch.float32)  # over blocks
         of_weights = tuple(
             torch.zeros_like(weight, dtype=sums) if needed else None
             for weight, needed in zip((gate, up, down), wanted[1:4], strict=True)

@@ -68,9 +68,11 @@ def recurrence(a: Tensor, value: Tensor) -> Tensor:
     return pscan(a, value)
 
 
-def norm(x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def norm(
+    x: Tensor, update: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     total = x if update is None else x + update
-    return total, functional.rms_norm(total, weight.shape, weight, epsilon)
+    return total, functional.rms_norm(total, weight.shape, weight, epsilon).to(dtype or x.dtype)
 
 
 def gated_unit(gate: Tensor, up: Tensor) -> Tensor:

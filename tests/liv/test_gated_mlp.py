@@ -128,7 +128,7 @@ def test_each_gradient_alone_and_with_others(implementation: str, wanted: tuple[
 
 
 def test_sums_over_many_tokens_are_not_rounded_to_half_precision() -> None:
-    """The gradient of a weight in bfloat16 is as near to the exact one after 64 blocks as after one."""
+    """The gradient of a weight in bfloat16 is near to the exact one after 64 blocks, too."""
     exact = [tensor.requires_grad_() for tensor in inputs(64 * BLOCK_OF_HALVES, torch.float64)]
     rounded = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
     expected = torch.autograd.grad(gated_mlp(*exact).sum(), exact[1:])

@@ -54,14 +54,6 @@ class Sharing:
     modules: tuple[Mapping[str, nn.Module], ...] = ({}, {})
 
 
-def _casts_here(x: Tensor) -> bool:
-    """Whether a LIV casts its weights itself under the autocast that holds: to bfloat16 on a CPU, and while gradients
-    are recorded. Otherwise autocast may keep its casts, and a token would wait for ours."""
-    if x.device.type != "cpu" or x.dtype is torch.float64:
-        return False
-    return torch.is_grad_enabled() and torch.get_autocast_dtype("cpu") is torch.bfloat16
-
-
 class Operator(nn.Module):
     """y = W_o T(x) x for one operator genome; causal. [B, ℓ, d] → [B, ℓ, d]."""
 
@@ -150,14 +142,15 @@ class Operator(nn.Module):
         epsilon: float = 0.0,
     ) -> Fused:
         """x + update, and what `forward` makes of its norm (of x itself, without a norm's weight), where one kernel is
-        all of that; else None. Where a CPU's autocast holds, weights and output are bfloat16."""
-        dtype = torch.bfloat16 if autocasts(x) else None
-        if dtype is not None and not _casts_here(x):
+        all of that; else None. Where a CPU's autocast to bfloat16 holds, weights and output are cast to it."""
+        dtype = torch.get_autocast_dtype(x.device.type) if autocasts(x) else None
+        if dtype is not None and (x.device.type != "cpu" or dtype is not torch.bfloat16 or x.dtype is torch.float64):
             return None
         mixer = self.mixer
         with without_autocast(x):
             if isinstance(mixer, DiagonalMixer) and mixer.nonlinearity is Nonlinearity.SWISH:
-                weights = self._plain_weights("gate", "up", dtype=dtype)
+                # Without gradients there is no kernel of halves, and a token would wait for casts.
+                weights = self._plain_weights("gate", "up", dtype=dtype) if dtype is None or joined(x) else []
                 if weights and (joined(x) or in_cache(x, weights[0], weights[2])):
                     return gated_mlp(x, update, norm, epsilon, *weights)
             elif isinstance(mixer, LowRankMixer) and mixer.softmax_of_all and state is None and call.valid is None:
@@ -179,10 +172,7 @@ class Operator(nn.Module):
         plain: list[Tensor] = [one.weight for one in maps if type(one) is Dense and not hooked(one)]
         if len(plain) < len(maps):
             return []
-        if dtype is None:
-            return plain
-        precise = any(weight.dtype is torch.float64 for weight in plain)  # which autocast leaves alone
-        return [] if precise else [weight.to(dtype) for weight in plain]
+        return plain if dtype is None else [weight.to(dtype) for weight in plain]
 
     def advance(self, x: Tensor, call: Call, state: OperatorState | None) -> None:
         """Take note of tokens whose output nobody reads: the state, and what later LIVs take."""
